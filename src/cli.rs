@@ -1,0 +1,313 @@
+//! The commands and their arguments; no behaviour.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::vocabulary::dicom::{AeTitle, Peer};
+
+/// DICOM-RT structure set generator: CT series in, 28 head-and-neck organs at risk as RTSTRUCT out.
+///
+/// Research software until a clinic has commissioned it: never treat from its contours unreviewed.
+#[derive(Debug, Parser)]
+#[command(name = "oarlock", version, max_term_width = 100)]
+pub struct Cli {
+    /// The ONNX Runtime library to load, instead of the one that is found or fetched.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub onnxruntime: Option<PathBuf>,
+    /// Never fetch anything from a package index.
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The whole chain on this machine without set-up: CT in, structure set out, compared with the truth.
+    Demo(DemoArgs),
+    /// Receive CT series, contour them, deliver structure sets.
+    Serve(ServeArgs),
+    /// Contour one series from a folder.
+    Segment(SegmentArgs),
+    /// Masks to a structure set, or a structure set to masks.
+    Convert(ConvertArgs),
+    /// Two structure sets or mask files, organ by organ.
+    Compare(CompareArgs),
+    /// Train a model from a recipe.
+    Train(TrainArgs),
+    /// A model on held-out cases: DSC and 95 % HD per organ.
+    Evaluate(EvaluateArgs),
+    /// A CT series with exactly known structure set.
+    Phantom(PhantomArgs),
+    /// Send the DICOM files of a folder to a peer.
+    Send(SendArgs),
+    /// Ask a peer whether it answers (C-ECHO).
+    Echo(EchoArgs),
+    /// Look at settings, models, runtime, peers and disk, and say what to do.
+    Check(CheckArgs),
+    /// ONNX Runtime on this machine.
+    Runtime(RuntimeArgs),
+    /// The models on this machine.
+    Model(ModelArgs),
+}
+
+/// `oarlock demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Folder for everything the demo writes.
+    #[arg(long, value_name = "DIR", default_value = "oarlock-demo")]
+    pub out: PathBuf,
+    /// A CT series of your own instead of the phantom patient.
+    #[arg(long, value_name = "DIR")]
+    pub ct: Option<PathBuf>,
+}
+
+/// `oarlock serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Settings; see config/service.yaml.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder that keeps instances, results and the outbox.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Our AE title.
+    #[arg(long, value_name = "AET")]
+    pub ae_title: Option<AeTitle>,
+    /// Port to listen on; 0 takes a free one and says which.
+    #[arg(long, value_name = "N")]
+    pub port: Option<u16>,
+    /// Address of the web page, such as 127.0.0.1:8080.
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<std::net::SocketAddr>,
+    /// Where structure sets go; repeat for several.
+    #[arg(long, value_name = "AET@HOST:PORT")]
+    pub to: Vec<Peer>,
+    /// A series is complete when nothing has come for this long.
+    #[arg(long, value_name = "SECONDS")]
+    pub quiet_time: Option<f64>,
+}
+
+/// `oarlock segment`.
+#[derive(Debug, Args)]
+pub struct SegmentArgs {
+    /// Folder of one CT series.
+    pub ct_dir: PathBuf,
+    /// The RTSTRUCT to write.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Also write the masks as a label map.
+    #[arg(long, value_name = "FILE")]
+    pub masks: Option<PathBuf>,
+    /// Model to use.
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// Also write a sheet of pictures (PNG).
+    #[arg(long, value_name = "FILE")]
+    pub picture: Option<PathBuf>,
+}
+
+/// `oarlock convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// Masks (NIfTI, NRRD, MHA, a folder with one mask per organ) or an RTSTRUCT.
+    pub input: PathBuf,
+    /// Folder of the CT series they belong to.
+    #[arg(long, value_name = "DIR")]
+    pub ct: PathBuf,
+    /// RTSTRUCT, label map, or (ending in `/`) a folder that gets one mask per ROI.
+    #[arg(short, long, value_name = "FILE|DIR/")]
+    pub output: PathBuf,
+    /// Structure template (YAML) that maps mask names to ROI names.
+    #[arg(long, value_name = "FILE")]
+    pub template: Option<PathBuf>,
+    /// How holes are written.
+    #[arg(long, value_enum, default_value_t = HoleArg::Keyhole)]
+    pub holes: HoleArg,
+}
+
+/// How a hole is written in a structure set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum HoleArg {
+    /// Joined to the outer ring by a channel of no width (PS3.3 C.8.8.6.3).
+    Keyhole,
+    /// A ring of its own with CLOSEDPLANAR_XOR.
+    Xor,
+    /// A ring of its own, CLOSED_PLANAR.
+    Separate,
+}
+
+/// `oarlock compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// Reference: RTSTRUCT or masks.
+    pub a: PathBuf,
+    /// What is compared with it.
+    pub b: PathBuf,
+    /// Folder of the CT series.
+    #[arg(long, value_name = "DIR")]
+    pub ct: PathBuf,
+    /// Machine-readable output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `oarlock train`.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// The recipe; see config/train.yaml.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Go on from the last checkpoint.
+    #[arg(long)]
+    pub resume: bool,
+}
+
+/// `oarlock evaluate`.
+#[derive(Debug, Args)]
+pub struct EvaluateArgs {
+    /// Model to use.
+    #[arg(long, value_name = "NAME", default_value = "starter")]
+    pub model: String,
+    /// Cases.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Look at this many cases only.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Machine-readable output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `oarlock phantom`.
+#[derive(Debug, Args)]
+pub struct PhantomArgs {
+    /// Folder to write.
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Same seed, same phantom.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// `bodies`: simple shapes for geometry; `patient`: an anatomy with all 28 organs.
+    #[arg(long, value_enum, default_value_t = PhantomKind::Patient)]
+    pub kind: PhantomKind,
+    /// Patient Position, such as HFS, FFS, HFP, HFDR.
+    #[arg(long, value_name = "CODE", default_value = "HFS")]
+    pub position: String,
+    /// Rows and columns.
+    #[arg(long, value_name = "N", num_args = 2, value_names = ["ROWS", "COLUMNS"])]
+    pub size: Option<Vec<u16>>,
+    /// Slices.
+    #[arg(long, value_name = "N")]
+    pub slices: Option<u16>,
+    /// Between slices, between rows, between columns, mm.
+    #[arg(long, num_args = 3, value_names = ["SLICE", "ROW", "COLUMN"])]
+    pub spacing: Option<Vec<f64>>,
+    /// Gantry tilt in degrees.
+    #[arg(long, value_name = "DEGREES", default_value_t = 0.0, allow_hyphen_values = true)]
+    pub tilt: f64,
+    /// Transfer syntax UID.
+    #[arg(long, value_name = "UID", default_value = "1.2.840.10008.1.2.1")]
+    pub transfer_syntax: String,
+    /// Label atlas to draw patients from (a folder with labels.nii.gz and tissue.nii.gz) instead of the shipped one.
+    #[arg(long, value_name = "DIR")]
+    pub atlas: Option<PathBuf>,
+}
+
+/// What a phantom shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum PhantomKind {
+    /// Simple bodies at known millimetres; nothing symmetric.
+    Bodies,
+    /// A head and neck with all 28 organs.
+    Patient,
+}
+
+/// `oarlock send`.
+#[derive(Debug, Args)]
+pub struct SendArgs {
+    /// Folder or file.
+    pub path: PathBuf,
+    /// Receiver.
+    #[arg(long, value_name = "AET@HOST:PORT")]
+    pub to: Peer,
+    /// Our AE title.
+    #[arg(long, value_name = "AET", default_value = "OARLOCK")]
+    pub ae_title: AeTitle,
+}
+
+/// `oarlock echo`.
+#[derive(Debug, Args)]
+pub struct EchoArgs {
+    /// Peer to ask.
+    pub peer: Peer,
+    /// Our AE title.
+    #[arg(long, value_name = "AET", default_value = "OARLOCK")]
+    pub ae_title: AeTitle,
+}
+
+/// `oarlock check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Settings; see config/service.yaml.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Machine-readable output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `oarlock runtime`.
+#[derive(Debug, Args)]
+pub struct RuntimeArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: RuntimeAction,
+}
+
+/// What to do with ONNX Runtime.
+#[derive(Debug, Subcommand)]
+pub enum RuntimeAction {
+    /// Fetch the pinned library from the Python package index, checked by SHA-256.
+    Install {
+        /// The CUDA build with its libraries.
+        #[arg(long)]
+        cuda: bool,
+    },
+}
+
+/// `oarlock model`.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: ModelAction,
+}
+
+/// What to do with the models.
+#[derive(Debug, Subcommand)]
+pub enum ModelAction {
+    /// Names, presets and hashes.
+    List,
+    /// The model card.
+    Show {
+        /// Model.
+        name: String,
+    },
+    /// Write a preset's graphs with fresh weights, for tests of the graphs themselves.
+    Graphs {
+        /// `reference` or `starter`.
+        #[arg(long, default_value = "starter")]
+        preset: String,
+        /// Folder to write.
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+        /// Seed of the random weights.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+}

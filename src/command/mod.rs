@@ -1,0 +1,61 @@
+//! One file per command: what `main` calls once the arguments are parsed.
+
+mod check;
+mod compare;
+mod convert;
+mod demo;
+mod echo;
+mod evaluate;
+mod model;
+mod phantom;
+mod runtime;
+mod segment;
+mod send;
+mod serve;
+mod train;
+
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::cli::{Cli, Command};
+
+/// What a command ends with: an exit code, or an error that `main` prints with its chain of causes.
+pub type CommandResult = Result<ExitCode, Box<dyn Error + Send + Sync>>;
+
+/// Where ONNX Runtime comes from, as the global arguments say.
+#[derive(Debug, Clone, Default)]
+pub struct RuntimeChoice {
+    /// Library given by `--onnxruntime`.
+    pub library: Option<std::path::PathBuf>,
+    /// Whether `--offline` forbids fetching.
+    pub offline: bool,
+}
+
+/// Runs the command that was asked for.
+///
+/// # Errors
+/// Whatever the command could not do, with cause and remedy.
+pub fn run(cli: Cli) -> CommandResult {
+    let runtime = RuntimeChoice { library: cli.onnxruntime, offline: cli.offline };
+    match cli.command {
+        Command::Demo(args) => demo::run(args, &runtime),
+        Command::Serve(args) => serve::run(args, &runtime),
+        Command::Segment(args) => segment::run(args, &runtime),
+        Command::Convert(args) => convert::run(args, &runtime),
+        Command::Compare(args) => compare::run(args, &runtime),
+        Command::Train(args) => train::run(args, &runtime),
+        Command::Evaluate(args) => evaluate::run(args, &runtime),
+        Command::Phantom(args) => phantom::run(args, &runtime),
+        Command::Send(args) => send::run(args, &runtime),
+        Command::Echo(args) => echo::run(args, &runtime),
+        Command::Check(args) => check::run(args, &runtime),
+        Command::Runtime(args) => runtime::run(args, &runtime),
+        Command::Model(args) => model::run(args, &runtime),
+    }
+}
+
+/// Writes a line to standard output; a reader that has gone away (a closed pipe) is not an error.
+pub fn say(line: impl std::fmt::Display) {
+    drop(writeln!(std::io::stdout(), "{line}"));
+}

@@ -1,0 +1,1 @@
+//! Masks of other tools to structure sets and back.

@@ -1,0 +1,1 @@
+//! The network as ONNX graphs: presets, builder, the one definition, its fast CPU form, derivatives, losses, Adam.

@@ -1,0 +1,1 @@
+//! ONNX Runtime: finding or fetching the library, sessions. The only room that speaks to `ort`.

@@ -1,0 +1,1 @@
+//! Cases: CT, masks, and which organs are annotated.

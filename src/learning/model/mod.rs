@@ -1,0 +1,1 @@
+//! Stored models: graphs, weights, manifest, card.

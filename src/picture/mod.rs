@@ -1,0 +1,1 @@
+//! What a person looks at: slices with contours as PNG.

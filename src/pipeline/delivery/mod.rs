@@ -1,0 +1,1 @@
+//! Sending: C-STORE and C-ECHO as SCU, and the outbox that survives a restart.

@@ -1,0 +1,42 @@
+//! The sorted, regular series.
+
+use std::path::PathBuf;
+
+use dicom_object::InMemDicomObject;
+
+use crate::vocabulary::dicom::{
+    FrameOfReferenceUid, SeriesInstanceUid, SopClassUid, SopInstanceUid, StudyInstanceUid,
+};
+use crate::vocabulary::space::Grid;
+
+/// One plane of a series: an instance, or a frame of an enhanced one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CtSlice {
+    /// Where the instance lies.
+    pub path: PathBuf,
+    /// SOP Class UID (0008,0016).
+    pub sop_class_uid: SopClassUid,
+    /// SOP Instance UID (0008,0018).
+    pub sop_instance_uid: SopInstanceUid,
+    /// Zero-based frame of a multi-frame instance, `None` for a single-frame one.
+    pub frame: Option<usize>,
+}
+
+/// A complete CT series: slice k is plane k of `grid`, sorted along the normal (row direction x column
+/// direction), one frame of reference.
+#[derive(Debug, Clone)]
+pub struct CtSeries {
+    /// Planes in order of the grid's z index.
+    pub slices: Vec<CtSlice>,
+    /// Shape, spacing, position and directions of the voxels.
+    pub grid: Grid,
+    /// Study Instance UID (0020,000D).
+    pub study_instance_uid: StudyInstanceUid,
+    /// Series Instance UID (0020,000E).
+    pub series_instance_uid: SeriesInstanceUid,
+    /// Frame of Reference UID (0020,0052).
+    pub frame_of_reference_uid: FrameOfReferenceUid,
+    /// Every patient- and study-level attribute of the first slice, with Specific Character Set, byte for byte:
+    /// what a structure set copies.
+    pub patient_and_study: InMemDicomObject,
+}

@@ -1,0 +1,7 @@
+//! One CT series: gathered, sorted along its normal, checked for a regular grid and one frame of reference.
+//!
+//! Comes in: instances. Goes out: [`CtSeries`], whose slice k is plane k of its grid.
+
+mod ct_series;
+
+pub use ct_series::{CtSeries, CtSlice};

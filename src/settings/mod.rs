@@ -1,0 +1,1 @@
+//! YAML to checked values; the only place that knows YAML.

@@ -1,0 +1,1 @@
+//! Typed reading of attributes; errors name keyword, tag and instance.

@@ -1,0 +1,69 @@
+//! The voxels of one structure, kept only where they are.
+
+use ndarray::{Array3, ArrayView3, s};
+
+use super::VoxelBox;
+
+/// A binary mask on some grid, stored inside a box of it: voxel `(z, y, x)` of the grid is
+/// `voxels[[z - start_z, y - start_y, x - start_x]]`, and everything outside the box is not in the mask.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RegionMask {
+    /// The part of the grid that `voxels` covers.
+    pub region: VoxelBox,
+    /// Membership, axes `(z, y, x)`, shape of `region`.
+    pub voxels: Array3<bool>,
+}
+
+impl RegionMask {
+    /// Cuts a whole-grid mask down to the box of its voxels; an empty mask has an empty region.
+    #[must_use]
+    pub fn from_whole(whole: ArrayView3<'_, bool>) -> Self {
+        let (mut start, mut end) = ([usize::MAX; 3], [0; 3]);
+        for ((z, y, x), _) in whole.indexed_iter().filter(|(_, inside)| **inside) {
+            for (axis, index) in [z, y, x].into_iter().enumerate() {
+                start[axis] = start[axis].min(index);
+                end[axis] = end[axis].max(index + 1);
+            }
+        }
+        if end[0] == 0 {
+            start = [0; 3];
+        }
+        let voxels = whole.slice(s![start[0]..end[0], start[1]..end[1], start[2]..end[2]]).to_owned();
+        Self { region: VoxelBox { start, end }, voxels }
+    }
+
+    /// The mask on a whole grid of this shape.
+    ///
+    /// # Panics
+    /// If the region reaches beyond the shape: it would belong to another grid.
+    #[must_use]
+    pub fn to_whole(&self, shape: [usize; 3]) -> Array3<bool> {
+        let mut whole = Array3::from_elem(shape, false);
+        let VoxelBox { start, end } = self.region;
+        whole.slice_mut(s![start[0]..end[0], start[1]..end[1], start[2]..end[2]]).assign(&self.voxels);
+        whole
+    }
+
+    /// Number of voxels in the mask.
+    #[must_use]
+    pub fn n_voxels(&self) -> usize {
+        self.voxels.iter().filter(|inside| **inside).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cutting_down_and_spreading_out_is_the_same_mask() {
+        let mut whole = Array3::from_elem([5, 7, 11], false);
+        for voxel in [[1, 2, 3], [3, 6, 4]] {
+            whole[voxel] = true;
+        }
+        let mask = RegionMask::from_whole(whole.view());
+        assert_eq!(mask.region, VoxelBox { start: [1, 2, 3], end: [4, 7, 5] });
+        assert_eq!(mask.to_whole([5, 7, 11]), whole);
+        assert_eq!(RegionMask::from_whole(Array3::from_elem([2, 3, 4], false).view()).n_voxels(), 0);
+    }
+}

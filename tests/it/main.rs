@@ -1,0 +1,14 @@
+//! One integration binary; a module per behaviour.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::float_cmp,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::print_stderr,
+    reason = "a test that fails should panic, and one that is skipped says so"
+)]
+
+mod cli;
+mod support;
