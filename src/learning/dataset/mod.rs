@@ -1,1 +1,16 @@
 //! Cases: CT, masks, and which organs are annotated.
+//!
+//! Comes in: folders of other projects. Goes out: [`Case`] (one patient as annotated) and [`Sample`] (one random
+//! look at a patient on the network's grid, ready to train on).
+
+mod augment;
+mod case;
+mod error;
+mod open_kbp;
+mod organ_set;
+
+pub use augment::{AugmentSettings, Sample, draw_sample};
+pub use case::Case;
+pub use error::DatasetError;
+pub use open_kbp::{OpenKbpPatient, list_open_kbp};
+pub use organ_set::OrganSet;

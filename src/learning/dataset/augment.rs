@@ -1,0 +1,284 @@
+//! One random look at a patient on the network's grid.
+
+use ndarray::parallel::prelude::*;
+use ndarray::{Array3, Axis};
+use rand::{Rng, RngExt};
+
+use super::{Case, OrganSet};
+use crate::vocabulary::organ::Organ;
+
+/// What the network trains on: an image with its masks on the network's grid.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// What messages call it.
+    pub name: String,
+    /// `2 (hu + 1024) / 4100 - 1`, axes `(z, y, x)`, sides multiples of 16; -1 outside the patient.
+    pub image: Array3<f32>,
+    /// Per voxel the bits of an [`OrganSet`], axes and shape of `image`.
+    pub organs: Array3<u32>,
+    /// Organs whose absence from `organs` means absence from the image.
+    pub annotated: OrganSet,
+}
+
+/// How far a look may be from the patient as scanned. All distances are drawn evenly from `-x..=x`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AugmentSettings {
+    /// Rotation about z, and half of it about x and y, degrees.
+    pub rotation_deg: f64,
+    /// Relative change of size, the same for all axes, and a third of it per axis on top.
+    pub scaling: f64,
+    /// Shift of the crop `(z, y, x)`, mm.
+    pub shift_mm: [f64; 3],
+    /// Probability of a left-right mirror image with partners swapped.
+    pub mirror: f64,
+    /// Shift of all HU.
+    pub shift_hu: f64,
+    /// Largest standard deviation of white noise, HU.
+    pub noise_hu: f64,
+}
+
+impl AugmentSettings {
+    /// No change at all.
+    pub const NONE: Self = Self {
+        rotation_deg: 0.0,
+        scaling: 0.0,
+        shift_mm: [0.0; 3],
+        mirror: 0.0,
+        shift_hu: 0.0,
+        noise_hu: 0.0,
+    };
+}
+
+/// Draws a crop of `shape` voxels of `spacing_mm`, `(z, y, x)`, round a random annotated organ's height.
+///
+/// In plane the crop lies on the patient's middle, in z on a random voxel height of one annotated organ, so that
+/// organs that few cases have are seen as often as those that all have. Image linear, masks nearest.
+pub fn draw_sample(
+    case: &Case,
+    spacing_mm: [f64; 3],
+    shape: [usize; 3],
+    settings: &AugmentSettings,
+    rng: &mut impl Rng,
+) -> Sample {
+    let view = View::draw(case, settings, rng);
+    let mut sample = view.look(case, spacing_mm, shape);
+    jitter_intensity(&mut sample.image, settings, rng);
+    sample
+}
+
+/// How the network's grid lies on the case: `source mm = rotation (network mm)`, both from their centres.
+struct View {
+    /// Rows of the matrix, `(z, y, x)`; scaling and mirror included.
+    matrix: [[f64; 3]; 3],
+    /// Voxel of the case under the middle of the crop, `(z, y, x)`.
+    centre: [f64; 3],
+    mirrored: bool,
+}
+
+impl View {
+    fn draw(case: &Case, settings: &AugmentSettings, rng: &mut impl Rng) -> Self {
+        let mut even = |reach: f64| if reach > 0.0 { rng.random_range(-reach..=reach) } else { 0.0 };
+        let angles =
+            [settings.rotation_deg, settings.rotation_deg / 2.0, settings.rotation_deg / 2.0].map(&mut even);
+        let common = 1.0 + even(settings.scaling);
+        let scale: [f64; 3] = std::array::from_fn(|_| common + even(settings.scaling / 3.0));
+        let shift = settings.shift_mm.map(&mut even);
+        let mirrored = rng.random_range(0.0..1.0) < settings.mirror;
+        let mut matrix = rotation(angles);
+        for row in &mut matrix {
+            for (axis, entry) in row.iter_mut().enumerate() {
+                *entry *= scale[axis];
+            }
+        }
+        if mirrored {
+            matrix[2] = matrix[2].map(|entry| -entry);
+        }
+        let spacing = case.grid.spacing_mm();
+        let mut centre = case.grid.shape().map(|side| (side as f64 - 1.0) / 2.0);
+        if let Some(height) = height_of_one_organ(case, rng) {
+            centre[0] = height;
+        }
+        for axis in 0..3 {
+            centre[axis] += shift[axis] / spacing[axis];
+        }
+        Self { matrix, centre, mirrored }
+    }
+
+    fn look(&self, case: &Case, spacing_mm: [f64; 3], shape: [usize; 3]) -> Sample {
+        let source_mm = case.grid.spacing_mm();
+        let middle = shape.map(|side| (side as f64 - 1.0) / 2.0);
+        let mut image = Array3::from_elem(shape, -1.0_f32);
+        let mut organs = Array3::zeros(shape);
+        image.axis_iter_mut(Axis(0)).into_par_iter().zip(organs.axis_iter_mut(Axis(0))).enumerate().for_each(
+            |(z, (mut plane, mut labels))| {
+                for ((y, x), value) in plane.indexed_iter_mut() {
+                    let offset: [f64; 3] =
+                        std::array::from_fn(|a| ([z, y, x][a] as f64 - middle[a]) * spacing_mm[a]);
+                    let at: [f64; 3] = std::array::from_fn(|a| {
+                        let mm: f64 = (0..3).map(|b| self.matrix[a][b] * offset[b]).sum();
+                        self.centre[a] + mm / source_mm[a]
+                    });
+                    if let Some(voxel) = nearest(at, case.organs.dim()) {
+                        labels[[y, x]] = case.organs[voxel];
+                        *value = normalised(linear(&case.hu, at));
+                    }
+                }
+            },
+        );
+        let mut annotated = case.annotated;
+        if self.mirrored {
+            organs.mapv_inplace(|bits| OrganSet::from_bits(bits).mirrored().bits());
+            annotated = annotated.mirrored();
+        }
+        Sample { name: case.name.clone(), image, organs, annotated }
+    }
+}
+
+/// `2 (hu + 1024) / 4100 - 1`; source: Tang et al. 2019, Methods.
+pub(crate) fn normalised(hu: f32) -> f32 {
+    2.0 * (hu + 1024.0) / 4100.0 - 1.0
+}
+
+/// Slice index of a random voxel height of one annotated organ, `None` without any.
+fn height_of_one_organ(case: &Case, rng: &mut impl Rng) -> Option<f64> {
+    let organs: Vec<Organ> = case.annotated.iter().collect();
+    if organs.is_empty() {
+        return None;
+    }
+    let bit = OrganSet::of(organs[rng.random_range(0..organs.len())]).bits();
+    let heights: Vec<usize> = (0..case.organs.dim().0)
+        .filter(|z| case.organs.index_axis(Axis(0), *z).iter().any(|voxel| voxel & bit != 0))
+        .collect();
+    (!heights.is_empty()).then(|| heights[rng.random_range(0..heights.len())] as f64)
+}
+
+/// Rotation about z, y and x in turn, matrix in `(z, y, x)` order.
+fn rotation([about_z, about_y, about_x]: [f64; 3]) -> [[f64; 3]; 3] {
+    let (sz, cz) = about_z.to_radians().sin_cos();
+    let (sy, cy) = about_y.to_radians().sin_cos();
+    let (sx, cx) = about_x.to_radians().sin_cos();
+    let rz = [[1.0, 0.0, 0.0], [0.0, cz, sz], [0.0, -sz, cz]];
+    let ry = [[cy, 0.0, -sy], [0.0, 1.0, 0.0], [sy, 0.0, cy]];
+    let rx = [[cx, sx, 0.0], [-sx, cx, 0.0], [0.0, 0.0, 1.0]];
+    product(rz, product(ry, rx))
+}
+
+fn product(a: [[f64; 3]; 3], b: [[f64; 3]; 3]) -> [[f64; 3]; 3] {
+    std::array::from_fn(|i| std::array::from_fn(|j| (0..3).map(|k| a[i][k] * b[k][j]).sum()))
+}
+
+/// The voxel whose centre is nearest, `None` outside the volume.
+fn nearest(at: [f64; 3], (d, h, w): (usize, usize, usize)) -> Option<[usize; 3]> {
+    let mut voxel = [0; 3];
+    for (axis, side) in [d, h, w].into_iter().enumerate() {
+        let rounded = at[axis].round();
+        if rounded < 0.0 || rounded >= side as f64 {
+            return None;
+        }
+        voxel[axis] = index(rounded);
+    }
+    Some(voxel)
+}
+
+/// Linear between the eight neighbours; the border value goes on for half a voxel.
+fn linear(hu: &Array3<i16>, at: [f64; 3]) -> f32 {
+    let (d, h, w) = hu.dim();
+    let sides = [d, h, w];
+    let low: [usize; 3] = std::array::from_fn(|a| index(at[a].max(0.0)).min(sides[a] - 1));
+    let high: [usize; 3] = std::array::from_fn(|a| (low[a] + 1).min(sides[a] - 1));
+    let share: [f32; 3] = std::array::from_fn(|a| single((at[a] - low[a] as f64).clamp(0.0, 1.0)));
+    let value = |z: usize, y: usize, x: usize| f32::from(hu[[z, y, x]]);
+    let row = |z: usize, y: usize| value(z, y, low[2]) * (1.0 - share[2]) + value(z, y, high[2]) * share[2];
+    let plane = |z: usize| row(z, low[1]) * (1.0 - share[1]) + row(z, high[1]) * share[1];
+    plane(low[0]) * (1.0 - share[0]) + plane(high[0]) * share[0]
+}
+
+/// Shifts the patient's values and adds noise; air outside stays air.
+fn jitter_intensity(image: &mut Array3<f32>, settings: &AugmentSettings, rng: &mut impl Rng) {
+    if settings.shift_hu <= 0.0 && settings.noise_hu <= 0.0 {
+        return;
+    }
+    let shift = rng.random_range(-1.0..=1.0) * settings.shift_hu;
+    let spread = rng.random_range(0.0..=1.0) * settings.noise_hu;
+    for value in image.iter_mut().filter(|v| **v > -0.95) {
+        // The sum of three even draws is near enough to a normal one; its standard deviation is 1.
+        let noise: f64 = (0..3).map(|_| rng.random_range(-1.0..=1.0)).sum();
+        *value = (*value + single((shift + spread * noise) * 2.0 / 4100.0)).clamp(-1.0, 1.0);
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a rounding to f32 is meant")]
+fn single(value: f64) -> f32 {
+    value as f32
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "callers pass indices of a volume"
+)]
+fn index(value: f64) -> usize {
+    value as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+    use crate::vocabulary::space::{Grid, PatientPoint};
+
+    fn case() -> Case {
+        let mut organs = Array3::zeros((5, 7, 11));
+        organs[[2, 3, 8]] = OrganSet::of(Organ::ParotidL).bits();
+        let hu = Array3::from_shape_fn((5, 7, 11), |(z, y, x)| i16::try_from(100 * z + 10 * y + x).unwrap());
+        let grid = Grid::axial([5, 7, 11], [3.0, 1.0, 2.0], PatientPoint::lps_mm(0.0, 0.0, 0.0)).unwrap();
+        Case { name: "tiny".into(), hu, organs, annotated: OrganSet::of(Organ::ParotidL), grid }
+    }
+
+    /// The organ's slice, 2, is also the middle, so nothing moves; voxels outside stay air.
+    #[test]
+    fn a_look_without_change_is_the_case_itself() {
+        let mut rng = rand_pcg::Pcg64::seed_from_u64(3);
+        let sample = draw_sample(&case(), [3.0, 1.0, 2.0], [5, 7, 13], &AugmentSettings::NONE, &mut rng);
+        assert!((sample.image[[1, 2, 4]] - normalised(123.0)).abs() < 1e-6);
+        assert_eq!(sample.organs[[2, 3, 9]], OrganSet::of(Organ::ParotidL).bits());
+        assert!((sample.image[[1, 2, 0]] + 1.0).abs() < 1e-6);
+    }
+
+    /// At half the spacing, voxel 5 of 13 lies 0.5 source voxels left of the middle 5: 4.5 of the source.
+    #[test]
+    fn a_finer_grid_is_interpolated_linearly() {
+        let mut rng = rand_pcg::Pcg64::seed_from_u64(3);
+        let sample = draw_sample(&case(), [3.0, 1.0, 1.0], [5, 7, 13], &AugmentSettings::NONE, &mut rng);
+        assert!((sample.image[[1, 2, 5]] - normalised(124.5)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_mirror_image_swaps_the_partners() {
+        let mut rng = rand_pcg::Pcg64::seed_from_u64(3);
+        let settings = AugmentSettings { mirror: 1.0, ..AugmentSettings::NONE };
+        let sample = draw_sample(&case(), [3.0, 1.0, 2.0], [5, 7, 11], &settings, &mut rng);
+        assert_eq!(sample.organs[[2, 3, 2]], OrganSet::of(Organ::ParotidR).bits());
+        assert_eq!(sample.annotated, OrganSet::of(Organ::ParotidR));
+        assert!((sample.image[[1, 2, 0]] - normalised(130.0)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_look() {
+        let settings = AugmentSettings {
+            rotation_deg: 10.0,
+            scaling: 0.1,
+            shift_mm: [4.0; 3],
+            mirror: 0.5,
+            shift_hu: 20.0,
+            noise_hu: 10.0,
+        };
+        let look = |seed| {
+            let mut rng = rand_pcg::Pcg64::seed_from_u64(seed);
+            draw_sample(&case(), [3.0, 1.0, 2.0], [16, 16, 16], &settings, &mut rng)
+        };
+        assert_eq!(look(5), look(5));
+        assert_ne!(look(5), look(6));
+    }
+}
