@@ -1,1 +1,42 @@
 //! YAML to checked values; the only place that knows YAML.
+
+mod train;
+
+use std::path::PathBuf;
+
+pub use train::{Augment, Heads, Optimizer, Rhythm, Sources, TrainRecipe};
+
+/// Why a settings file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// Missing or unreadable.
+    #[error("cannot read the settings {path}: check the path and its permissions")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not YAML, an unknown key, or a value of another type.
+    #[error("{path} is not as the example in config/ shows: correct the line that is named")]
+    Yaml {
+        /// Which file.
+        path: PathBuf,
+        /// Line and reason.
+        #[source]
+        source: serde_yaml::Error,
+    },
+    /// A value that is not allowed.
+    #[error("{path}: {key} is {found}, allowed: {allowed}")]
+    Value {
+        /// Which file.
+        path: PathBuf,
+        /// Which key.
+        key: &'static str,
+        /// What is there.
+        found: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+}

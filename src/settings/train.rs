@@ -1,0 +1,229 @@
+//! The training recipe.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::SettingsError;
+
+/// A training recipe as written, checked; see config/train.yaml for every key.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainRecipe {
+    /// Name of the model that comes out.
+    pub name: String,
+    /// Architecture: `reference` or `starter`.
+    pub preset: String,
+    /// Seed of weights and of every random draw.
+    pub seed: u64,
+    /// Folder for checkpoints, log and the model.
+    pub output: PathBuf,
+    /// Threads of ONNX Runtime.
+    pub threads: usize,
+    /// Where patients come from.
+    pub sources: Sources,
+    /// Voxels of a training crop `(z, y, x)`, multiples of 16.
+    pub crop: [usize; 3],
+    /// How far a crop may be from the patient as scanned.
+    pub augment: Augment,
+    /// Steps of the run.
+    pub steps: u64,
+    /// Stop after this long, with a checkpoint.
+    #[serde(default)]
+    pub time_limit_s: Option<u64>,
+    /// Adam and its schedule.
+    pub optimizer: Optimizer,
+    /// When the heads join and how many boxes they get.
+    pub heads: Heads,
+    /// How often to write and to measure.
+    pub rhythm: Rhythm,
+}
+
+/// Where patients come from; shares are relative to each other.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sources {
+    /// Folder with `manifest.csv` and patients in the OpenKBP layout, to train on.
+    pub open_kbp_train: Option<PathBuf>,
+    /// The same, only to choose the checkpoint.
+    pub open_kbp_validation: Option<PathBuf>,
+    /// How many validation patients, the first of the manifest.
+    pub validation_patients: usize,
+    /// Share of real patients among the steps.
+    pub open_kbp_share: f64,
+    /// Folders with `labels.nii.gz` and `tissue.nii.gz` to draw synthetic patients from.
+    pub atlases: Vec<PathBuf>,
+    /// Share of synthetic patients among the steps.
+    pub atlas_share: f64,
+}
+
+/// Distances drawn evenly from `-x..=x`; see `AugmentSettings`.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Augment {
+    /// About z, half of it about the others, degrees.
+    pub rotation_deg: f64,
+    /// Relative.
+    pub scaling: f64,
+    /// `(z, y, x)`, mm.
+    pub shift_mm: [f64; 3],
+    /// Probability of a left-right mirror image.
+    pub mirror: f64,
+    /// Of all values.
+    pub shift_hu: f64,
+    /// Largest standard deviation.
+    pub noise_hu: f64,
+}
+
+/// Adam and its schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Optimizer {
+    /// Highest learning rate.
+    pub learning_rate: f32,
+    /// Rises evenly from zero over this many steps.
+    pub warm_up_steps: u64,
+    /// From this step on it falls like a cosine to a twentieth at the last step.
+    pub decay_from_step: u64,
+    /// Added to gradients, times the weight.
+    pub weight_decay: f32,
+    /// All gradients together are scaled down to this length.
+    pub longest_gradient: f32,
+}
+
+/// When the heads join and how many boxes they get.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Heads {
+    /// First step with the refinement head.
+    pub refinement_from_step: u64,
+    /// Proposals of one refinement batch.
+    pub refinement_boxes: usize,
+    /// First step with the mask head.
+    pub mask_from_step: u64,
+    /// Mask boxes of one step.
+    pub mask_boxes: usize,
+    /// A mask box with more voxels is left out (bounds time and memory of a step).
+    pub largest_mask_box: usize,
+}
+
+/// How often to write and to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rhythm {
+    /// Steps between checkpoints.
+    pub checkpoint_steps: u64,
+    /// Steps between validations.
+    pub validation_steps: u64,
+    /// First validation.
+    pub validation_from_step: u64,
+    /// Steps between lines of the log.
+    pub log_steps: u64,
+}
+
+impl TrainRecipe {
+    /// Reads and checks a recipe; paths in it are taken from the folder of the call.
+    ///
+    /// # Errors
+    /// [`SettingsError`] with key, value and what is allowed.
+    pub fn read(path: &Path) -> Result<Self, SettingsError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| SettingsError::Read { path: path.to_path_buf(), source })?;
+        Self::parse(&text, path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, SettingsError> {
+        let recipe: Self = serde_yaml::from_str(text)
+            .map_err(|source| SettingsError::Yaml { path: path.to_path_buf(), source })?;
+        match recipe.objection() {
+            None => Ok(recipe),
+            Some((key, found, allowed)) => {
+                Err(SettingsError::Value { path: path.to_path_buf(), key, found, allowed })
+            }
+        }
+    }
+
+    /// The first value that is not allowed: key, what is there, what is allowed.
+    fn objection(&self) -> Option<(&'static str, String, &'static str)> {
+        let name_ok = !self.name.is_empty()
+            && self.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+        if !name_ok {
+            return Some(("name", self.name.clone(), "small letters, digits and hyphens"));
+        }
+        if self.crop.iter().any(|side| *side == 0 || side % 16 != 0 || *side > 512) {
+            return Some(("crop", format!("{:?}", self.crop), "multiples of 16 up to 512"));
+        }
+        let positive = [
+            ("threads", self.threads),
+            ("heads.refinement_boxes", self.heads.refinement_boxes),
+            ("heads.mask_boxes", self.heads.mask_boxes),
+        ];
+        if let Some((key, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
+            return Some((key, "0".into(), "at least 1"));
+        }
+        let steps = [
+            ("steps", self.steps),
+            ("rhythm.checkpoint_steps", self.rhythm.checkpoint_steps),
+            ("rhythm.validation_steps", self.rhythm.validation_steps),
+            ("rhythm.log_steps", self.rhythm.log_steps),
+        ];
+        if let Some((key, _)) = steps.into_iter().find(|(_, value)| *value == 0) {
+            return Some((key, "0".into(), "at least 1"));
+        }
+        let a = &self.augment;
+        let not_negative = [
+            ("augment.rotation_deg", a.rotation_deg),
+            ("augment.scaling", a.scaling),
+            ("augment.mirror", a.mirror),
+            ("augment.shift_hu", a.shift_hu),
+            ("augment.noise_hu", a.noise_hu),
+            ("sources.open_kbp_share", self.sources.open_kbp_share),
+            ("sources.atlas_share", self.sources.atlas_share),
+            ("optimizer.learning_rate", f64::from(self.optimizer.learning_rate)),
+            ("optimizer.weight_decay", f64::from(self.optimizer.weight_decay)),
+            ("optimizer.longest_gradient", f64::from(self.optimizer.longest_gradient)),
+        ];
+        if let Some((key, value)) = not_negative.into_iter().find(|(_, v)| !v.is_finite() || *v < 0.0) {
+            return Some((key, value.to_string(), "zero or more"));
+        }
+        if a.scaling > 0.5 {
+            return Some(("augment.scaling", a.scaling.to_string(), "0 to 0.5"));
+        }
+        let sources = &self.sources;
+        let real = sources.open_kbp_share > 0.0 && sources.open_kbp_train.is_some();
+        let synthetic = sources.atlas_share > 0.0 && !sources.atlases.is_empty();
+        if !real && !synthetic {
+            return Some(("sources", "no patients".into(), "one source with a share above 0"));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shipped(name: &str) -> String {
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)).unwrap()
+    }
+
+    #[test]
+    fn the_shipped_recipes_are_valid() {
+        for name in ["train.yaml", "starter.yaml"] {
+            let recipe = TrainRecipe::parse(&shipped(name), Path::new(name)).unwrap();
+            assert!(recipe.heads.mask_from_step >= recipe.heads.refinement_from_step, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_what_is_allowed() {
+        let text = shipped("train.yaml").replace("crop: [160, 240, 240]", "crop: [160, 240, 241]");
+        let error = TrainRecipe::parse(&text, Path::new("mine.yaml")).unwrap_err().to_string();
+        assert!(
+            error.contains("crop") && error.contains("241") && error.contains("multiples of 16"),
+            "{error}"
+        );
+        let text = shipped("train.yaml").replace("threads:", "treads:");
+        assert!(matches!(TrainRecipe::parse(&text, Path::new("mine.yaml")), Err(SettingsError::Yaml { .. })));
+    }
+}
