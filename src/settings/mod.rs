@@ -1,9 +1,11 @@
 //! YAML to checked values; the only place that knows YAML.
 
+mod manifest;
 mod train;
 
 use std::path::PathBuf;
 
+pub use manifest::{DoorEntry, GraphEntry, Manifest, ModelEntry};
 pub use train::{Augment, Heads, Optimizer, Rhythm, Sources, TrainRecipe};
 
 /// Why a settings file cannot be used.

@@ -1,0 +1,9 @@
+//! The files of onnx/ inside the program, so that it works from any folder.
+
+/// File name and bytes of everything a shipped model needs, the manifest included.
+pub(super) const FILES: &[(&str, &[u8])] = &[];
+
+/// The bytes of a shipped file.
+pub(super) fn file(name: &str) -> Option<&'static [u8]> {
+    FILES.iter().find(|(known, _)| *known == name).map(|(_, bytes)| *bytes)
+}
