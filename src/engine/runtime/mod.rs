@@ -1,1 +1,3 @@
 //! ONNX Runtime: finding or fetching the library, sessions. The only room that speaks to `ort`.
+
+pub mod session;
