@@ -1,9 +1,17 @@
 //! `oarlock echo`.
 
-use super::{CommandResult, RuntimeChoice};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::EchoArgs;
+use crate::pipeline::delivery::{self, ScuTimeouts};
 
 /// Runs the command.
-pub(super) fn run(_args: EchoArgs, _runtime: &RuntimeChoice) -> CommandResult {
-    Err("this command is not built yet".into())
+pub(super) fn run(args: EchoArgs, _runtime: &RuntimeChoice) -> CommandResult {
+    let started = Instant::now();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(delivery::echo(&args.peer, &args.ae_title, ScuTimeouts::default()))?;
+    say(format_args!("{} answers ({:.0} ms)", args.peer, started.elapsed().as_secs_f64() * 1e3));
+    Ok(ExitCode::SUCCESS)
 }

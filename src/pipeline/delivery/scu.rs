@@ -1,0 +1,418 @@
+//! C-ECHO and C-STORE to one peer.
+//!
+//! What is stored goes out as it is; only between the two uncompressed little endian transfer syntaxes is a data set
+//! rewritten when the peer takes nothing else.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::io;
+use std::time::Duration;
+
+use dicom_dictionary_std::uids;
+use dicom_encoding::transfer_syntax::TransferSyntaxIndex;
+use dicom_object::InMemDicomObject;
+use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
+use dicom_ul::Pdu;
+use dicom_ul::pdu::{
+    AssociationRJ, AssociationRJResult, AssociationRQ, PresentationContextProposed,
+    PresentationContextResultReason, UserVariableItem,
+};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::pipeline::ingest::association::APPLICATION_CONTEXT;
+use crate::pipeline::ingest::data_set::{self, DataSetError, Keep};
+use crate::pipeline::ingest::part10::{self, Part10Error};
+use crate::pipeline::ingest::pdu::{COMMAND, LAST, MAX_P_DATA, PduError, PduStream, kind};
+use crate::pipeline::ingest::receiver::{FragmentError, split_fragment};
+use crate::vocabulary::dicom::dimse::{self, InvalidCommand, Response, VERIFICATION};
+use crate::vocabulary::dicom::{
+    AeTitle, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Peer, SopClassUid, SopInstanceUid,
+    TransferSyntaxUid,
+};
+
+/// How long a peer may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScuTimeouts {
+    /// To take our connection.
+    pub connect: Duration,
+    /// To answer a request, after all of it is sent; an archive that writes to tape is slow.
+    pub answer: Duration,
+}
+
+impl Default for ScuTimeouts {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(10), answer: Duration::from_secs(60) }
+    }
+}
+
+/// Why nothing was delivered.
+#[derive(Debug, thiserror::Error)]
+pub enum ScuError {
+    /// No connection.
+    #[error("{peer} cannot be reached: is the address right, does it run, does a firewall stand between?")]
+    Unreachable {
+        /// Who.
+        peer: Peer,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A-ASSOCIATE-RJ.
+    #[error("{peer} rejects the association: {reason}")]
+    Rejected {
+        /// Who.
+        peer: Peer,
+        /// In words.
+        reason: String,
+        /// Whether the peer calls it permanent.
+        permanent: bool,
+    },
+    /// It answered with something that is no answer.
+    #[error("{peer} answered with a PDU of type {kind:02X}H instead of what was due")]
+    Unexpected {
+        /// Who.
+        peer: Peer,
+        /// PDU type.
+        kind: u8,
+    },
+    /// The connection failed in the middle.
+    #[error("the association with {peer} broke")]
+    Pdu {
+        /// Who.
+        peer: Peer,
+        /// Why.
+        #[source]
+        source: PduError,
+    },
+    /// No presentation context for what we have.
+    #[error(
+        "{peer} accepts neither {transfer_syntax} nor anything it can be rewritten to for SOP class {class}: enable it there"
+    )]
+    NoContext {
+        /// Who.
+        peer: Peer,
+        /// What.
+        class: String,
+        /// How it is stored.
+        transfer_syntax: String,
+    },
+    /// A status other than success or warning.
+    #[error("{peer} refuses with status {status:04X}H {comment:?}")]
+    Refused {
+        /// Who.
+        peer: Peer,
+        /// Status (0000,0900).
+        status: u16,
+        /// Error Comment (0000,0902).
+        comment: String,
+        /// A7xx or 0110H: may pass later.
+        may_pass_later: bool,
+    },
+    /// The answer cannot be read.
+    #[error("the answer of {peer} cannot be read")]
+    Answer {
+        /// Who.
+        peer: Peer,
+        /// Why.
+        #[source]
+        source: InvalidCommand,
+    },
+    /// The answer's fragments are broken.
+    #[error("the answer of {peer} cannot be put together")]
+    Fragments {
+        /// Who.
+        peer: Peer,
+        /// Why.
+        #[source]
+        source: FragmentError,
+    },
+    /// The file is no Part 10 file.
+    #[error("the file cannot be sent")]
+    File(#[source] Part10Error),
+    /// The data set is broken.
+    #[error("the data set cannot be sent")]
+    DataSet(#[source] DataSetError),
+    /// The data set cannot be rewritten.
+    #[error("the data set cannot be rewritten to {0}")]
+    Transcode(String, #[source] Box<dyn std::error::Error + Send + Sync>),
+    /// More than an association can hold.
+    #[error("{0} kinds of instances are more than one association can propose (128): send fewer at a time")]
+    TooManyContexts(usize),
+}
+
+impl ScuError {
+    /// Whether trying again is of no use until a person has changed something in the object or the peer.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::NoContext { .. } | Self::File(_) | Self::DataSet(_) | Self::Transcode(..) => true,
+            Self::TooManyContexts(_) => true,
+            Self::Refused { may_pass_later, .. } => !may_pass_later,
+            // A peer that does not know us yet often does a day later, so even a permanent reject is tried again.
+            Self::Rejected { .. } => false,
+            Self::Unreachable { .. } | Self::Unexpected { .. } | Self::Pdu { .. } => false,
+            Self::Answer { .. } | Self::Fragments { .. } => false,
+        }
+    }
+}
+
+/// What an instance needs of the peer.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Kind {
+    /// Its class.
+    pub sop_class_uid: SopClassUid,
+    /// How it is stored.
+    pub transfer_syntax_uid: TransferSyntaxUid,
+}
+
+/// What a Part 10 file holds, or why it is none.
+///
+/// # Errors
+/// [`ScuError::File`] when it is no Part 10 file.
+pub fn kind_of(part10: &[u8]) -> Result<Kind, ScuError> {
+    let file = part10::split(part10).map_err(ScuError::File)?;
+    Ok(Kind { sop_class_uid: file.sop_class_uid, transfer_syntax_uid: file.transfer_syntax_uid })
+}
+
+/// An open association as SCU.
+#[derive(Debug)]
+pub struct Scu {
+    peer: Peer,
+    stream: PduStream,
+    timeouts: ScuTimeouts,
+    max_body: u32,
+    contexts: Vec<Accepted>,
+    message_id: u16,
+}
+
+#[derive(Debug)]
+struct Accepted {
+    id: u8,
+    abstract_syntax: String,
+    transfer_syntax: String,
+}
+
+/// Asks the peer whether it answers.
+///
+/// # Errors
+/// [`ScuError`].
+pub async fn echo(peer: &Peer, calling: &AeTitle, timeouts: ScuTimeouts) -> Result<(), ScuError> {
+    let proposed = [(VERIFICATION.to_owned(), uids::IMPLICIT_VR_LITTLE_ENDIAN.to_owned())];
+    let mut scu = Scu::associate(peer, calling, &proposed, timeouts).await?;
+    let context = scu.contexts.first().map(|c| c.id).ok_or_else(|| ScuError::NoContext {
+        peer: peer.clone(),
+        class: VERIFICATION.to_owned(),
+        transfer_syntax: uids::IMPLICIT_VR_LITTLE_ENDIAN.to_owned(),
+    })?;
+    let sent = scu.stream.send_command(context, &dimse::echo_request(1), timeouts.answer).await;
+    sent.map_err(|source| scu.broken(source))?;
+    let answer = scu.answer(context).await?;
+    scu.release().await;
+    if answer.status == 0 { Ok(()) } else { Err(refused(peer, answer)) }
+}
+
+impl Scu {
+    /// Opens an association for these kinds of instances.
+    ///
+    /// # Errors
+    /// [`ScuError`]; that a kind was not accepted shows when it is stored.
+    pub async fn open(
+        peer: &Peer,
+        calling: &AeTitle,
+        kinds: &BTreeSet<Kind>,
+        timeouts: ScuTimeouts,
+    ) -> Result<Self, ScuError> {
+        let mut proposed = BTreeSet::new();
+        for kind in kinds {
+            let stored = kind.transfer_syntax_uid.as_str();
+            let syntaxes = if is_plain(stored) { PLAIN.to_vec() } else { vec![stored] };
+            proposed.extend(syntaxes.into_iter().map(|s| (kind.sop_class_uid.to_string(), s.to_owned())));
+        }
+        let proposed: Vec<_> = proposed.into_iter().collect();
+        Self::associate(peer, calling, &proposed, timeouts).await
+    }
+
+    async fn associate(
+        peer: &Peer,
+        calling: &AeTitle,
+        proposed: &[(String, String)],
+        timeouts: ScuTimeouts,
+    ) -> Result<Self, ScuError> {
+        if proposed.len() > 128 {
+            return Err(ScuError::TooManyContexts(proposed.len()));
+        }
+        let unreachable = |source| ScuError::Unreachable { peer: peer.clone(), source };
+        let host = peer.host.trim_start_matches('[').trim_end_matches(']');
+        let socket = match timeout(timeouts.connect, TcpStream::connect((host, peer.port))).await {
+            Ok(connected) => connected.map_err(unreachable)?,
+            Err(_elapsed) => return Err(unreachable(io::ErrorKind::TimedOut.into())),
+        };
+        let broken = |source| ScuError::Pdu { peer: peer.clone(), source };
+        let mut stream = PduStream::new(socket).map_err(broken)?;
+        let request = Pdu::AssociationRQ(request(peer, calling, proposed));
+        stream.send(&request, timeouts.answer).await.map_err(broken)?;
+        let (kind, range) = stream.next(timeouts.answer).await.map_err(broken)?;
+        let answer = match stream.negotiation(range).map_err(broken)? {
+            Some(Pdu::AssociationAC(answer)) => answer,
+            Some(Pdu::AssociationRJ(reject)) => return Err(rejected(peer, &reject)),
+            _ => return Err(ScuError::Unexpected { peer: peer.clone(), kind }),
+        };
+        let max_body = answer.user_variables.iter().find_map(|item| match item {
+            UserVariableItem::MaxLength(length) => Some(*length),
+            _ => None,
+        });
+        let accepted = answer
+            .presentation_contexts
+            .iter()
+            .filter(|c| c.reason == PresentationContextResultReason::Acceptance);
+        let contexts = accepted
+            .filter_map(|c| {
+                let (abstract_syntax, transfer_syntax) = proposed.get(usize::from(c.id / 2)).cloned()?;
+                Some(Accepted { id: c.id, abstract_syntax, transfer_syntax })
+            })
+            .collect();
+        let max_body = max_body.unwrap_or(0);
+        Ok(Self { peer: peer.clone(), stream, timeouts, max_body, contexts, message_id: 0 })
+    }
+
+    /// Stores one Part 10 file; the status of a warning counts as stored and is logged.
+    ///
+    /// # Errors
+    /// [`ScuError`]; after [`ScuError::Refused`], [`ScuError::NoContext`] and the errors about the file itself the
+    /// association goes on.
+    pub async fn store(&mut self, part10: &[u8]) -> Result<SopInstanceUid, ScuError> {
+        let file = part10::split(part10).map_err(ScuError::File)?;
+        let class = file.sop_class_uid.as_str();
+        let stored = file.transfer_syntax_uid.as_str();
+        let choices = if is_plain(stored) { [stored, PLAIN[0], PLAIN[1]] } else { [stored; 3] };
+        let context = choices.iter().find_map(|syntax| {
+            self.contexts.iter().find(|c| c.abstract_syntax == class && c.transfer_syntax == **syntax)
+        });
+        let Some(context) = context else {
+            return Err(ScuError::NoContext {
+                peer: self.peer.clone(),
+                class: class.to_owned(),
+                transfer_syntax: stored.to_owned(),
+            });
+        };
+        let id = context.id;
+        let data_set = if context.transfer_syntax == stored {
+            Cow::Borrowed(file.data_set)
+        } else {
+            Cow::Owned(rewrite(file.data_set, stored, &context.transfer_syntax)?)
+        };
+        self.message_id = self.message_id.wrapping_add(1).max(1);
+        let command = dimse::store_request(self.message_id, &file.sop_class_uid, &file.sop_instance_uid);
+        let sent =
+            self.stream.send_message(id, (&command, &data_set), self.max_body, self.timeouts.answer).await;
+        sent.map_err(|source| self.broken(source))?;
+        let answer = self.answer(id).await?;
+        if !answer.is_stored() {
+            return Err(refused(&self.peer, answer));
+        }
+        if answer.status != 0 {
+            let (peer, status) = (&self.peer, format!("{:04X}H", answer.status));
+            tracing::warn!(%peer, status, comment = answer.comment, "stored with a warning");
+        }
+        Ok(file.sop_instance_uid)
+    }
+
+    /// Ends the association in order; a peer that is gone already is no error.
+    pub async fn release(mut self) {
+        let limit = Duration::from_secs(5);
+        if self.stream.send_short(kind::RELEASE_RQ, [0; 4], limit).await.is_ok() {
+            match self.stream.next(limit).await {
+                Ok((kind::RELEASE_RP, _)) => self.stream.close().await,
+                other => tracing::debug!(?other, "no answer to the release"),
+            }
+        }
+    }
+
+    /// The response to the request just sent.
+    async fn answer(&mut self, context: u8) -> Result<Response, ScuError> {
+        let mut command = Vec::new();
+        loop {
+            let (kind, range) = match self.stream.next(self.timeouts.answer).await {
+                Ok(next) => next,
+                Err(source) => return Err(self.broken(source)),
+            };
+            if kind != kind::P_DATA {
+                return Err(ScuError::Unexpected { peer: self.peer.clone(), kind });
+            }
+            let mut body = self.stream.body(range);
+            while !body.is_empty() {
+                let fragment;
+                (fragment, body) = split_fragment(body).map_err(|source| self.fragments(source))?;
+                if fragment.context != context || fragment.control & COMMAND == 0 || command.len() > 16_384 {
+                    return Err(self.fragments(FragmentError::OutOfOrder));
+                }
+                command.extend_from_slice(fragment.bytes);
+                if fragment.control & LAST != 0 {
+                    let peer = self.peer.clone();
+                    return Response::parse(&command).map_err(|source| ScuError::Answer { peer, source });
+                }
+            }
+        }
+    }
+
+    fn broken(&self, source: PduError) -> ScuError {
+        ScuError::Pdu { peer: self.peer.clone(), source }
+    }
+
+    fn fragments(&self, source: FragmentError) -> ScuError {
+        ScuError::Fragments { peer: self.peer.clone(), source }
+    }
+}
+
+/// The two that differ in nothing but how they are written. Implicit first: a structure set's Contour Data may be
+/// longer than explicit VR can say (PS3.5 7.1.2).
+const PLAIN: [&str; 2] = [uids::IMPLICIT_VR_LITTLE_ENDIAN, uids::EXPLICIT_VR_LITTLE_ENDIAN];
+
+fn is_plain(syntax: &str) -> bool {
+    PLAIN.contains(&syntax)
+}
+
+fn rewrite(data_set: &[u8], from: &str, to: &str) -> Result<Vec<u8>, ScuError> {
+    // The reader recurses, so nesting is bounded first.
+    data_set::outline(data_set, from, u64::MAX, Keep::Values).map_err(ScuError::DataSet)?;
+    let failed = |e: Box<dyn std::error::Error + Send + Sync>| ScuError::Transcode(to.to_owned(), e);
+    let (Some(from), Some(into)) = (TransferSyntaxRegistry.get(from), TransferSyntaxRegistry.get(to)) else {
+        return Err(failed("not in the registry of transfer syntaxes".into()));
+    };
+    let object = InMemDicomObject::read_dataset_with_ts(data_set, from).map_err(|e| failed(e.into()))?;
+    let mut rewritten = Vec::with_capacity(data_set.len() + 4_096);
+    object.write_dataset_with_ts(&mut rewritten, into).map_err(|e| failed(e.into()))?;
+    Ok(rewritten)
+}
+
+fn request(peer: &Peer, calling: &AeTitle, proposed: &[(String, String)]) -> AssociationRQ {
+    let contexts =
+        (1..=255).step_by(2).zip(proposed).map(|(id, (class, syntax))| PresentationContextProposed {
+            id,
+            abstract_syntax: class.clone(),
+            transfer_syntaxes: vec![syntax.clone()],
+        });
+    AssociationRQ {
+        protocol_version: 1,
+        calling_ae_title: calling.to_string(),
+        called_ae_title: peer.ae_title.to_string(),
+        application_context_name: APPLICATION_CONTEXT.to_owned(),
+        presentation_contexts: contexts.collect(),
+        user_variables: vec![
+            UserVariableItem::MaxLength(MAX_P_DATA),
+            UserVariableItem::ImplementationClassUID(IMPLEMENTATION_CLASS_UID.to_owned()),
+            UserVariableItem::ImplementationVersionName(IMPLEMENTATION_VERSION_NAME.to_owned()),
+        ],
+    }
+}
+
+fn rejected(peer: &Peer, reject: &AssociationRJ) -> ScuError {
+    let permanent = reject.result == AssociationRJResult::Permanent;
+    ScuError::Rejected { peer: peer.clone(), reason: reject.source.to_string(), permanent }
+}
+
+fn refused(peer: &Peer, answer: Response) -> ScuError {
+    let may_pass_later = answer.may_pass_later();
+    ScuError::Refused { peer: peer.clone(), status: answer.status, comment: answer.comment, may_pass_later }
+}

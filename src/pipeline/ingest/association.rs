@@ -1,0 +1,420 @@
+//! One association: who may call, with what, and what is answered.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dicom_dictionary_std::uids;
+use dicom_ul::Pdu;
+use dicom_ul::pdu::{
+    AssociationAC, AssociationRQ, PresentationContextResult, PresentationContextResultReason,
+    UserVariableItem,
+};
+use tokio::net::TcpStream;
+use tokio::sync::{SemaphorePermit, watch};
+
+use super::data_set::EXPLICIT_VR_BIG_ENDIAN;
+use super::listener::{Shared, StorageClasses};
+use super::pdu::{AbortReason, MAX_P_DATA, PduError, PduStream, kind};
+use super::receiver::{DataSet, Message, Receiver};
+use super::spool::{Incoming, Stored};
+use crate::vocabulary::dicom::dimse::{Request, StoreRequest, StoreStatus, VERIFICATION};
+use crate::vocabulary::dicom::{
+    AeTitle, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, SopClassUid, TransferSyntaxUid,
+};
+
+/// DICOM application context name (PS3.7 A.2.1).
+pub(crate) const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
+
+/// From accept to A-ASSOCIATE-RQ (PS3.8 9.1.4).
+const ARTIM: Duration = Duration::from_secs(10);
+
+/// How long a message in hand may still take once we are asked to stop.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Transfer syntaxes that are stored as sent.
+const TRANSFER_SYNTAXES: [&str; 17] = [
+    uids::IMPLICIT_VR_LITTLE_ENDIAN,
+    uids::EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    uids::RLE_LOSSLESS,
+    uids::JPEG_BASELINE8_BIT,
+    uids::JPEG_EXTENDED12_BIT,
+    uids::JPEG_LOSSLESS,
+    uids::JPEG_LOSSLESS_SV1,
+    uids::JPEGLS_LOSSLESS,
+    uids::JPEGLS_NEAR_LOSSLESS,
+    uids::JPEG2000_LOSSLESS,
+    uids::JPEG2000,
+    uids::HTJ2K_LOSSLESS,
+    uids::HTJ2K_LOSSLESS_RPCL,
+    uids::HTJ2K,
+    uids::ENCAPSULATED_UNCOMPRESSED_EXPLICIT_VR_LITTLE_ENDIAN,
+];
+
+/// A-ASSOCIATE-RJ: result, source, reason (PS3.8 9.3.4).
+type Reject = [u8; 3];
+const APPLICATION_CONTEXT_NOT_SUPPORTED: Reject = [1, 1, 2];
+const CALLING_NOT_RECOGNIZED: Reject = [1, 1, 3];
+const CALLED_NOT_RECOGNIZED: Reject = [1, 1, 7];
+const PROTOCOL_VERSION_NOT_SUPPORTED: Reject = [1, 2, 2];
+const LOCAL_LIMIT_EXCEEDED: Reject = [2, 3, 2];
+
+/// What an accepted context is for.
+#[derive(Debug, Clone)]
+struct Context {
+    id: u8,
+    abstract_syntax: String,
+    transfer_syntax: TransferSyntaxUid,
+}
+
+struct Accepted {
+    answer: AssociationAC,
+    calling: AeTitle,
+    contexts: Vec<Context>,
+}
+
+enum Refusal {
+    Reject(Reject),
+    Abort(AbortReason),
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(
+    socket: TcpStream,
+    address: IpAddr,
+    shared: Arc<Shared>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut stream = match PduStream::new(socket) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::debug!(%error, "a connection was gone at once"),
+    };
+    let Some((accepted, _permit)) = associate(&mut stream, address, &shared).await else { return };
+    let calling = accepted.calling.clone();
+    let mut talk = Talk {
+        receiver: Receiver::new(
+            accepted.contexts.iter().map(|c| c.id).collect(),
+            shared.options.max_instance_bytes,
+        ),
+        stream,
+        accepted,
+        shared: Arc::clone(&shared),
+        n_stored: 0,
+    };
+    match talk.run(&mut stop).await {
+        Ok(()) => tracing::info!(%calling, %address, n_stored = talk.n_stored, "association ended"),
+        Err(error) => {
+            let cause: &dyn std::error::Error = &error;
+            tracing::warn!(%calling, %address, n_stored = talk.n_stored, error = cause, "association broken off");
+        }
+    }
+}
+
+/// Takes the A-ASSOCIATE-RQ and answers it.
+async fn associate<'a>(
+    stream: &mut PduStream,
+    address: IpAddr,
+    shared: &'a Shared,
+) -> Option<(Accepted, SemaphorePermit<'a>)> {
+    let refusal = match stream.next(ARTIM).await {
+        Ok((kind::ASSOCIATE_RQ, range)) => match stream.negotiation(range) {
+            Ok(Some(Pdu::AssociationRQ(request))) => match admit(&request, address, shared) {
+                Ok((accepted, permit)) => {
+                    let answer = Pdu::AssociationAC(accepted.answer.clone());
+                    return stream.send(&answer, ARTIM).await.ok().map(|()| (accepted, permit));
+                }
+                Err(refusal) => refusal,
+            },
+            _ => Refusal::Abort(AbortReason::InvalidParameter),
+        },
+        Ok(_) => Refusal::Abort(AbortReason::UnexpectedPdu),
+        Err(PduError::UnknownType(_)) => Refusal::Abort(AbortReason::UnrecognizedPdu),
+        Err(PduError::TooLong { .. }) => Refusal::Abort(AbortReason::InvalidParameter),
+        Err(error) => {
+            tracing::debug!(%error, %address, "no association request came");
+            return None;
+        }
+    };
+    match refusal {
+        Refusal::Reject([result, source, reason]) => {
+            tracing::warn!(%address, result, source, reason, "association rejected");
+            let told = stream.send_short(kind::ASSOCIATE_RJ, [0, result, source, reason], ARTIM).await;
+            if told.is_ok() {
+                stream.close().await;
+            }
+        }
+        Refusal::Abort(reason) => {
+            tracing::warn!(%address, ?reason, "no DICOM association; aborted");
+            stream.abort(reason).await;
+        }
+    }
+    None
+}
+
+fn admit<'a>(
+    request: &AssociationRQ,
+    address: IpAddr,
+    shared: &'a Shared,
+) -> Result<(Accepted, SemaphorePermit<'a>), Refusal> {
+    if request.protocol_version & 1 == 0 {
+        return Err(Refusal::Reject(PROTOCOL_VERSION_NOT_SUPPORTED));
+    }
+    if trimmed(&request.application_context_name) != APPLICATION_CONTEXT {
+        return Err(Refusal::Reject(APPLICATION_CONTEXT_NOT_SUPPORTED));
+    }
+    let calling =
+        request.calling_ae_title.parse().map_err(|_invalid| Refusal::Reject(CALLING_NOT_RECOGNIZED))?;
+    let called =
+        request.called_ae_title.parse().map_err(|_invalid| Refusal::Reject(CALLED_NOT_RECOGNIZED))?;
+    let options = &shared.options;
+    if !options.callers.allow(&calling, address) {
+        return Err(Refusal::Reject(CALLING_NOT_RECOGNIZED));
+    }
+    if options.called.as_ref().is_some_and(|ours| *ours != called) {
+        return Err(Refusal::Reject(CALLED_NOT_RECOGNIZED));
+    }
+    let (results, contexts) = negotiate(request, &options.storage_classes)?;
+    let only_echo = request.presentation_contexts.iter().all(|c| trimmed(&c.abstract_syntax) == VERIFICATION);
+    let permit = match shared.associations.try_acquire() {
+        Ok(permit) => permit,
+        Err(_full) if only_echo => {
+            shared.echo_reserve.try_acquire().map_err(|_full| Refusal::Reject(LOCAL_LIMIT_EXCEEDED))?
+        }
+        Err(_full) => return Err(Refusal::Reject(LOCAL_LIMIT_EXCEEDED)),
+    };
+    let answer = AssociationAC {
+        protocol_version: 1,
+        calling_ae_title: request.calling_ae_title.clone(),
+        called_ae_title: request.called_ae_title.clone(),
+        application_context_name: APPLICATION_CONTEXT.to_owned(),
+        presentation_contexts: results,
+        user_variables: vec![
+            UserVariableItem::MaxLength(MAX_P_DATA),
+            UserVariableItem::ImplementationClassUID(IMPLEMENTATION_CLASS_UID.to_owned()),
+            UserVariableItem::ImplementationVersionName(IMPLEMENTATION_VERSION_NAME.to_owned()),
+        ],
+    };
+    Ok((Accepted { answer, calling, contexts }, permit))
+}
+
+fn negotiate(
+    request: &AssociationRQ,
+    classes: &StorageClasses,
+) -> Result<(Vec<PresentationContextResult>, Vec<Context>), Refusal> {
+    let (mut results, mut contexts) = (Vec::new(), Vec::<Context>::new());
+    let mut seen = [false; 256];
+    for proposed in &request.presentation_contexts {
+        // PS3.8 9.3.2.2: odd, and each once.
+        if proposed.id % 2 == 0 || std::mem::replace(&mut seen[usize::from(proposed.id)], true) {
+            return Err(Refusal::Abort(AbortReason::InvalidParameter));
+        }
+        let abstract_syntax = trimmed(&proposed.abstract_syntax);
+        let transfer_syntax =
+            proposed.transfer_syntaxes.iter().map(|s| trimmed(s)).find(|s| TRANSFER_SYNTAXES.contains(s));
+        let transfer_syntax = transfer_syntax.and_then(|s| TransferSyntaxUid::parse(s).ok());
+        let is_ours = abstract_syntax == VERIFICATION || classes.accept(abstract_syntax);
+        let reason = match &transfer_syntax {
+            _ if !is_ours => PresentationContextResultReason::AbstractSyntaxNotSupported,
+            None => PresentationContextResultReason::TransferSyntaxesNotSupported,
+            Some(syntax) => {
+                contexts.push(Context {
+                    id: proposed.id,
+                    abstract_syntax: abstract_syntax.to_owned(),
+                    transfer_syntax: syntax.clone(),
+                });
+                PresentationContextResultReason::Acceptance
+            }
+        };
+        let transfer_syntax =
+            transfer_syntax.map_or(uids::IMPLICIT_VR_LITTLE_ENDIAN.to_owned(), |s| s.to_string());
+        results.push(PresentationContextResult { id: proposed.id, reason, transfer_syntax });
+    }
+    if results.is_empty() {
+        return Err(Refusal::Abort(AbortReason::InvalidParameter));
+    }
+    Ok((results, contexts))
+}
+
+fn trimmed(uid: &str) -> &str {
+    uid.trim_end_matches(['\0', ' '])
+}
+
+struct Talk {
+    stream: PduStream,
+    receiver: Receiver,
+    accepted: Accepted,
+    shared: Arc<Shared>,
+    n_stored: u64,
+}
+
+/// Why an association ended before its release.
+#[derive(Debug, thiserror::Error)]
+enum TalkError {
+    #[error("the connection failed")]
+    Pdu(#[source] PduError),
+    #[error("the peer broke the protocol; aborted")]
+    Fragment(#[source] super::receiver::FragmentError),
+    #[error("a PDU of type {0:02X}H does not belong here; aborted")]
+    Unexpected(u8),
+}
+
+impl Talk {
+    async fn run(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), TalkError> {
+        let idle = self.shared.options.idle_timeout;
+        loop {
+            let stopping = *stop.borrow();
+            if stopping && self.receiver.is_idle() {
+                self.stream.abort(AbortReason::UnexpectedPdu).await;
+                return Ok(());
+            }
+            let next = tokio::select! {
+                next = self.stream.next(if stopping { GRACE } else { idle }) => next,
+                _ = stop.changed(), if !stopping => continue,
+            };
+            match next {
+                Ok((kind::P_DATA, range)) => self.p_data(range).await?,
+                Ok((kind::RELEASE_RQ, _)) => {
+                    self.stream.send_short(kind::RELEASE_RP, [0; 4], idle).await.map_err(TalkError::Pdu)?;
+                    self.stream.close().await;
+                    return Ok(());
+                }
+                Ok((kind::ABORT, _)) => return Err(TalkError::Pdu(PduError::Closed)),
+                Ok((other, _)) => {
+                    self.stream.abort(AbortReason::UnexpectedPdu).await;
+                    return Err(TalkError::Unexpected(other));
+                }
+                Err(error) => {
+                    let reason = match error {
+                        PduError::UnknownType(_) => AbortReason::UnrecognizedPdu,
+                        PduError::TooLong { .. } => AbortReason::InvalidParameter,
+                        _ => AbortReason::UnexpectedPdu,
+                    };
+                    if !matches!(error, PduError::Closed | PduError::Socket(_)) {
+                        self.stream.abort(reason).await;
+                    }
+                    return Err(TalkError::Pdu(error));
+                }
+            }
+        }
+    }
+
+    async fn p_data(&mut self, range: std::ops::Range<usize>) -> Result<(), TalkError> {
+        let messages = match self.receiver.take(self.stream.body(range)) {
+            Ok(messages) => messages,
+            Err(error) => {
+                self.stream.abort(AbortReason::InvalidParameter).await;
+                return Err(TalkError::Fragment(error));
+            }
+        };
+        for message in messages {
+            let context = message.context;
+            let answer = self.answer(message).await;
+            let idle = self.shared.options.idle_timeout;
+            self.stream.send_command(context, &answer, idle).await.map_err(TalkError::Pdu)?;
+        }
+        Ok(())
+    }
+
+    async fn answer(&mut self, message: Message) -> Vec<u8> {
+        match message.request {
+            Request::Echo(echo) => echo.respond(),
+            Request::Other(other) => other.refuse(),
+            Request::Store(store) => {
+                let (status, comment) = self.store(&store, message.context, message.data_set).await;
+                if status != StoreStatus::Success {
+                    self.shared.counters.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let calling = &self.accepted.calling;
+                    tracing::warn!(%calling, status = format!("{:04X}H", status.code()), comment, "instance refused");
+                }
+                store.respond(status, &comment)
+            }
+        }
+    }
+
+    async fn store(
+        &mut self,
+        request: &StoreRequest,
+        context: u8,
+        data_set: DataSet,
+    ) -> (StoreStatus, String) {
+        let context = self.accepted.contexts.iter().find(|c| c.id == context).cloned();
+        let (Some(context), Ok(class)) = (context, &request.sop_class_uid) else {
+            return (StoreStatus::CannotUnderstand, "Affected SOP Class UID is no UID".to_owned());
+        };
+        if context.abstract_syntax != class.as_str() || class.as_str() == VERIFICATION {
+            return (
+                StoreStatus::SopClassNotSupported,
+                "not the SOP class of this presentation context".to_owned(),
+            );
+        }
+        let Ok(instance) = request.sop_instance_uid.clone() else {
+            return (StoreStatus::CannotUnderstand, "Affected SOP Instance UID is no UID".to_owned());
+        };
+        let bytes = match data_set {
+            DataSet::Whole(bytes) => bytes,
+            DataSet::TooLong => {
+                return (StoreStatus::OutOfResources, "instance longer than we take".to_owned());
+            }
+            DataSet::Absent => return (StoreStatus::CannotUnderstand, "no data set".to_owned()),
+        };
+        let outcome = self.spool(class.clone(), instance, context, bytes).await;
+        match outcome {
+            Ok(Stored::New(stored)) => {
+                self.n_stored += 1;
+                self.shared.counters.stored.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                // Whoever gathers has gone only when the service stops; the instance is replayed at the next start.
+                if self.shared.arrived.send(stored).await.is_err() {
+                    tracing::debug!("stored while stopping");
+                }
+                (StoreStatus::Success, String::new())
+            }
+            Ok(Stored::Again) => (StoreStatus::Success, String::new()),
+            Err((status, comment)) => (status, comment),
+        }
+    }
+
+    /// Has the instance checked and written on a thread that may block.
+    async fn spool(
+        &mut self,
+        class: SopClassUid,
+        instance: crate::vocabulary::dicom::SopInstanceUid,
+        context: Context,
+        data_set: Vec<u8>,
+    ) -> Result<Stored, (StoreStatus, String)> {
+        let (shared, calling) = (Arc::clone(&self.shared), self.accepted.calling.clone());
+        let work = tokio::task::spawn_blocking(move || {
+            let incoming = Incoming {
+                sop_class_uid: &class,
+                sop_instance_uid: &instance,
+                transfer_syntax_uid: &context.transfer_syntax,
+                calling_ae_title: &calling,
+                data_set: &data_set,
+            };
+            let outcome = shared.spool.store(&incoming);
+            (outcome, data_set)
+        });
+        match work.await {
+            Ok((outcome, buffer)) => {
+                self.receiver.recycle(buffer);
+                outcome.map_err(|error| (error.status(), chain(&error)))
+            }
+            Err(panic) => {
+                tracing::error!(%panic, "checking an instance failed; it is refused, please report this");
+                Err((StoreStatus::CannotUnderstand, "internal error".to_owned()))
+            }
+        }
+    }
+}
+
+/// An error with its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

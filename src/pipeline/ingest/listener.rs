@@ -1,0 +1,195 @@
+//! Accepts connections, limits them, and ends them in order.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::association;
+use super::spool::{Spool, StoredInstance};
+use crate::vocabulary::dicom::AeTitle;
+
+/// C-ECHO associations that are taken beyond the cap, so that a full service still says that it lives.
+const ECHO_RESERVE: usize = 4;
+
+/// Connections without an association that we hold at a time; the time limit on the request empties the room.
+const MAX_CONNECTIONS: usize = 512;
+
+/// Who may call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Callers {
+    /// Everybody who reaches the port.
+    Any,
+    /// These only.
+    Listed(Vec<Caller>),
+}
+
+/// A peer that may call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Its AE title.
+    pub ae_title: AeTitle,
+    /// The address it must call from; `None` for any.
+    pub address: Option<IpAddr>,
+}
+
+impl Callers {
+    pub(super) fn allow(&self, title: &AeTitle, address: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Listed(callers) => callers.iter().any(|c| {
+                c.ae_title == *title && c.address.is_none_or(|a| a.to_canonical() == address.to_canonical())
+            }),
+        }
+    }
+}
+
+/// Which storage SOP classes are accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StorageClasses {
+    /// Any of the standard's.
+    Any,
+    /// These UIDs.
+    Listed(Vec<String>),
+}
+
+impl StorageClasses {
+    pub(super) fn accept(&self, class: &str) -> bool {
+        match self {
+            Self::Any => class.starts_with("1.2.840.10008.5.1.4.1.1."),
+            Self::Listed(classes) => classes.iter().any(|c| c == class),
+        }
+    }
+}
+
+/// What the listener accepts and how far it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerOptions {
+    /// The called AE title must be this; `None` takes any.
+    pub called: Option<AeTitle>,
+    /// Who may call.
+    pub callers: Callers,
+    /// What may be stored.
+    pub storage_classes: StorageClasses,
+    /// Associations at a time.
+    pub max_associations: usize,
+    /// The longest data set, bytes.
+    pub max_instance_bytes: usize,
+    /// For a whole PDU to come, and for ours to be taken.
+    pub idle_timeout: Duration,
+}
+
+/// What the listener has done since its start.
+#[derive(Debug, Default)]
+pub struct IngestCounters {
+    /// Instances stored, without repetitions.
+    pub stored: AtomicU64,
+    /// Instances refused.
+    pub refused: AtomicU64,
+    /// Connections taken.
+    pub connections: AtomicU64,
+}
+
+/// What all associations share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) options: ListenerOptions,
+    pub(super) spool: Arc<Spool>,
+    pub(super) associations: Semaphore,
+    pub(super) echo_reserve: Semaphore,
+    pub(super) arrived: mpsc::Sender<StoredInstance>,
+    pub(super) counters: Arc<IngestCounters>,
+}
+
+/// A bound port.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    shared: Arc<Shared>,
+}
+
+impl Listener {
+    /// Binds; each stored instance is sent to `arrived` after it is durable and before its sender is told.
+    ///
+    /// # Errors
+    /// Where the address cannot be bound.
+    pub async fn bind(
+        address: SocketAddr,
+        options: ListenerOptions,
+        spool: Arc<Spool>,
+        arrived: mpsc::Sender<StoredInstance>,
+    ) -> io::Result<Self> {
+        let socket = TcpListener::bind(address).await?;
+        let associations = Semaphore::new(options.max_associations);
+        let echo_reserve = Semaphore::new(ECHO_RESERVE);
+        let counters = Arc::default();
+        Ok(Self {
+            socket,
+            shared: Arc::new(Shared { options, spool, associations, echo_reserve, arrived, counters }),
+        })
+    }
+
+    /// Where it listens: the port that was chosen, too.
+    ///
+    /// # Errors
+    /// Where the system does not say.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// What it has done.
+    #[must_use]
+    pub fn counters(&self) -> Arc<IngestCounters> {
+        Arc::clone(&self.shared.counters)
+    }
+
+    /// Serves until `stop` turns true; then the instances in hand are finished and the associations aborted.
+    pub async fn serve(self, mut stop: watch::Receiver<bool>) {
+        let mut connections = JoinSet::new();
+        while !*stop.borrow() {
+            let accepted = tokio::select! {
+                accepted = self.socket.accept() => accepted,
+                Some(ended) = connections.join_next(), if !connections.is_empty() => {
+                    log_panic(ended);
+                    continue;
+                }
+                changed = stop.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_no_one_left_to_stop_us) => break,
+                },
+            };
+            match accepted {
+                Ok((socket, address)) if connections.len() < MAX_CONNECTIONS => {
+                    self.shared.counters.connections.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    connections.spawn(association::serve(
+                        socket,
+                        address.ip(),
+                        Arc::clone(&self.shared),
+                        stop.clone(),
+                    ));
+                }
+                Ok((_socket, address)) => tracing::warn!(%address, "too many connections; closed"),
+                Err(error) => {
+                    // Out of descriptors or the like: wait for some to come back rather than spin.
+                    tracing::error!(%error, "no connection could be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        drop(self.socket);
+        while let Some(ended) = connections.join_next().await {
+            log_panic(ended);
+        }
+    }
+}
+
+fn log_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "an association ended by a fault of ours; please report this");
+    }
+}

@@ -1,0 +1,387 @@
+//! Instances on disk: written, synced, renamed; then the sender may be told "success".
+//!
+//! Layout under the data folder, every name ours or a checked UID:
+//!
+//! ```text
+//! incoming/N.part                              being written; nobody was told success; removed at start
+//! instances/SERIES-UID/SOP-INSTANCE-UID.dcm    durable
+//! quarantine/SOP-INSTANCE-UID.N.dcm and .txt   refused for its content, with the reason
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::data_set::{self, DataSetError, Keep, Outline};
+use super::part10::{self, Part10Error};
+use crate::vocabulary::dicom::dimse::StoreStatus;
+use crate::vocabulary::dicom::{AeTitle, SeriesInstanceUid, SopClassUid, SopInstanceUid, TransferSyntaxUid};
+
+/// An instance that is durable on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredInstance {
+    /// The Part 10 file; the data set in it is byte for byte what was sent.
+    pub path: PathBuf,
+    /// SOP Class UID (0008,0016).
+    pub sop_class_uid: SopClassUid,
+    /// SOP Instance UID (0008,0018).
+    pub sop_instance_uid: SopInstanceUid,
+    /// Series Instance UID (0020,000E).
+    pub series_instance_uid: SeriesInstanceUid,
+}
+
+/// An instance as it came over an association.
+#[derive(Debug)]
+pub(crate) struct Incoming<'a> {
+    /// What the command names.
+    pub(crate) sop_class_uid: &'a SopClassUid,
+    /// What the command names.
+    pub(crate) sop_instance_uid: &'a SopInstanceUid,
+    /// Of the presentation context.
+    pub(crate) transfer_syntax_uid: &'a TransferSyntaxUid,
+    /// Who sent it.
+    pub(crate) calling_ae_title: &'a AeTitle,
+    /// The bytes.
+    pub(crate) data_set: &'a [u8],
+}
+
+/// What became of an accepted instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// It is new.
+    New(StoredInstance),
+    /// It was here already, with the same image.
+    Again,
+}
+
+/// Why an instance is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// The data set cannot be read.
+    #[error("the data set is refused")]
+    DataSet(#[source] DataSetError),
+    /// An identifier inside the data set is no UID.
+    #[error("{keyword} in the data set is no UID")]
+    Uid {
+        /// DICOM keyword.
+        keyword: &'static str,
+        /// Why.
+        #[source]
+        source: crate::vocabulary::dicom::InvalidUid,
+    },
+    /// The data set is another instance, or of another class, than the command says.
+    #[error("{keyword} in the data set is {found:?}, the command says {wanted}")]
+    Mismatch {
+        /// DICOM keyword.
+        keyword: &'static str,
+        /// In the command.
+        wanted: String,
+        /// In the data set.
+        found: String,
+    },
+    /// Known with another image.
+    #[error("SOP Instance UID known with other content; quarantined")]
+    OtherContent,
+    /// The disk is nearly full.
+    #[error("{free_mb} MB are free, {wanted_mb} MB must stay free: make room in {folder}")]
+    DiskFull {
+        /// Free now, MB.
+        free_mb: u64,
+        /// The setting, MB.
+        wanted_mb: u64,
+        /// The data folder.
+        folder: PathBuf,
+    },
+    /// Reading or writing failed.
+    #[error("{operation} {path} failed")]
+    Io {
+        /// What we did.
+        operation: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A stored file is not ours any more.
+    #[error("{path} is in the data folder but cannot be read: move it away")]
+    Foreign {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Part10Error,
+    },
+}
+
+impl SpoolError {
+    /// What the sender is told.
+    pub(crate) fn status(&self) -> StoreStatus {
+        match self {
+            Self::DataSet(_) | Self::Uid { .. } => StoreStatus::CannotUnderstand,
+            Self::Mismatch { .. } => StoreStatus::DataSetMismatch,
+            Self::OtherContent => StoreStatus::OtherContent,
+            Self::DiskFull { .. } | Self::Io { .. } | Self::Foreign { .. } => StoreStatus::OutOfResources,
+        }
+    }
+}
+
+/// The spool's limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpoolLimits {
+    /// What must stay free on the disk, MB (10^6 bytes).
+    pub min_free_mb: u64,
+    /// What a deflated data set may expand to, bytes.
+    pub max_inflated_bytes: u64,
+}
+
+/// The folder of received instances.
+#[derive(Debug)]
+pub struct Spool {
+    folder: PathBuf,
+    limits: SpoolLimits,
+    index: Mutex<Index>,
+    free_again: Condvar,
+    counter: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    known: BTreeMap<SopInstanceUid, PathBuf>,
+    in_hand: BTreeSet<SopInstanceUid>,
+}
+
+impl Spool {
+    /// Opens or makes the folder and replays it: what was durable is given back, what was not is removed.
+    ///
+    /// # Errors
+    /// [`SpoolError`] when the folder cannot be made, read or written.
+    pub fn open(folder: &Path, limits: SpoolLimits) -> Result<(Self, Vec<StoredInstance>), SpoolError> {
+        for name in ["incoming", "instances", "quarantine"] {
+            make_folder(&folder.join(name))?;
+        }
+        for path in list(&folder.join("incoming"))? {
+            fs::remove_file(&path).map_err(io_error("removing", &path))?;
+        }
+        let mut stored = Vec::new();
+        for series in list(&folder.join("instances"))? {
+            for path in list(&series)? {
+                stored.extend(replayed(&path)?);
+            }
+        }
+        let known = stored.iter().map(|s| (s.sop_instance_uid.clone(), s.path.clone())).collect();
+        let index = Mutex::new(Index { known, in_hand: BTreeSet::new() });
+        let spool = Self {
+            folder: folder.to_owned(),
+            limits,
+            index,
+            free_again: Condvar::new(),
+            counter: AtomicU64::new(0),
+        };
+        Ok((spool, stored))
+    }
+
+    /// Checks an instance and makes it durable. Blocks; belongs on a thread that may.
+    pub(crate) fn store(&self, incoming: &Incoming<'_>) -> Result<Stored, SpoolError> {
+        let outline = self.outline(incoming, Keep::Values)?;
+        let series_instance_uid = SeriesInstanceUid::parse(&outline.text(data_set::SERIES_INSTANCE_UID))
+            .map_err(|source| SpoolError::Uid { keyword: "SeriesInstanceUID", source })?;
+        self.require_free_space()?;
+        let claim = self.claim(incoming.sop_instance_uid);
+        if let Some(known) = &claim.known {
+            return self.compare(incoming, known);
+        }
+        let series = self.folder.join("instances").join(series_instance_uid.as_str());
+        let path = series.join(format!("{}.dcm", incoming.sop_instance_uid));
+        let header = part10::header(incoming);
+        let temporary = self.folder.join("incoming").join(format!("{}.part", self.next_number()));
+        let written = write_durably(&temporary, &[&header, incoming.data_set])
+            .and_then(|()| make_folder(&series))
+            .and_then(|()| fs::rename(&temporary, &path).map_err(io_error("renaming", &temporary)))
+            .and_then(|()| sync_folder(&series));
+        if let Err(error) = written {
+            drop(fs::remove_file(&temporary));
+            return Err(error);
+        }
+        claim.keep(path.clone());
+        Ok(Stored::New(StoredInstance {
+            path,
+            sop_class_uid: incoming.sop_class_uid.clone(),
+            sop_instance_uid: incoming.sop_instance_uid.clone(),
+            series_instance_uid,
+        }))
+    }
+
+    fn outline(&self, incoming: &Incoming<'_>, keep: Keep) -> Result<Outline, SpoolError> {
+        let syntax = incoming.transfer_syntax_uid.as_str();
+        let outline = data_set::outline(incoming.data_set, syntax, self.limits.max_inflated_bytes, keep)
+            .map_err(SpoolError::DataSet)?;
+        let named = [
+            ("SOPClassUID", data_set::SOP_CLASS_UID, incoming.sop_class_uid.as_str()),
+            ("SOPInstanceUID", data_set::SOP_INSTANCE_UID, incoming.sop_instance_uid.as_str()),
+        ];
+        for (keyword, tag, wanted) in named {
+            let found = outline.text(tag);
+            if found != wanted {
+                let found: String = found.chars().take(64).collect();
+                return Err(SpoolError::Mismatch { keyword, wanted: wanted.to_owned(), found });
+            }
+        }
+        Ok(outline)
+    }
+
+    /// The same UID again: the same image is one instance, another one goes to quarantine.
+    fn compare(&self, incoming: &Incoming<'_>, known: &Path) -> Result<Stored, SpoolError> {
+        let bytes = fs::read(known).map_err(io_error("reading", known))?;
+        let file =
+            part10::split(&bytes).map_err(|source| SpoolError::Foreign { path: known.to_owned(), source })?;
+        if file.transfer_syntax_uid == *incoming.transfer_syntax_uid && file.data_set == incoming.data_set {
+            return Ok(Stored::Again);
+        }
+        let syntax = file.transfer_syntax_uid.as_str();
+        let before = data_set::outline(file.data_set, syntax, self.limits.max_inflated_bytes, Keep::Pixels)
+            .map_err(SpoolError::DataSet)?;
+        if self.outline(incoming, Keep::Pixels)?.is_same_image(&before) {
+            return Ok(Stored::Again);
+        }
+        let name = format!("{}.{}", incoming.sop_instance_uid, self.next_number());
+        let path = self.folder.join("quarantine").join(name);
+        let reason = format!(
+            "the SOP Instance UID is known with other pixels, geometry, patient or transfer syntax; the first one was \
+             kept: {}\nsent by {}\n",
+            known.display(),
+            incoming.calling_ae_title
+        );
+        write_durably(&path.with_added_extension("dcm"), &[&part10::header(incoming), incoming.data_set])?;
+        write_durably(&path.with_added_extension("txt"), &[reason.as_bytes()])?;
+        sync_folder(&self.folder.join("quarantine"))?;
+        Err(SpoolError::OtherContent)
+    }
+
+    fn require_free_space(&self) -> Result<(), SpoolError> {
+        let free_mb = free_mb(&self.folder).map_err(io_error("measuring", &self.folder))?;
+        let wanted_mb = self.limits.min_free_mb;
+        if free_mb >= wanted_mb {
+            return Ok(());
+        }
+        Err(SpoolError::DiskFull { free_mb, wanted_mb, folder: self.folder.clone() })
+    }
+
+    /// Numbers that no file of an earlier run bears: they begin at the time in nanoseconds.
+    fn next_number(&self) -> u64 {
+        let since_1970 =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX);
+        let previous = self.counter.fetch_max(now, Ordering::Relaxed);
+        if previous < now { now } else { self.counter.fetch_add(1, Ordering::Relaxed) + 1 }
+    }
+
+    /// Waits until nobody else writes this UID, then claims it.
+    fn claim<'a>(&'a self, uid: &'a SopInstanceUid) -> Claim<'a> {
+        let mut index = self.lock();
+        while index.in_hand.contains(uid) {
+            index = self.free_again.wait(index).unwrap_or_else(PoisonError::into_inner);
+        }
+        index.in_hand.insert(uid.clone());
+        let known = index.known.get(uid).cloned();
+        Claim { spool: self, uid, known }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to write one SOP Instance UID, given back when dropped.
+struct Claim<'a> {
+    spool: &'a Spool,
+    uid: &'a SopInstanceUid,
+    known: Option<PathBuf>,
+}
+
+impl Claim<'_> {
+    fn keep(&self, path: PathBuf) {
+        self.spool.lock().known.insert(self.uid.clone(), path);
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.spool.lock().in_hand.remove(self.uid);
+        self.spool.free_again.notify_all();
+    }
+}
+
+/// Free space for us on the disk of this folder, MB (10^6 bytes).
+///
+/// # Errors
+/// Where the folder cannot be looked at.
+pub fn free_mb(folder: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(folder)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize) / 1_000_000)
+}
+
+fn replayed(path: &Path) -> Result<Option<StoredInstance>, SpoolError> {
+    let foreign = |source| SpoolError::Foreign { path: path.to_owned(), source };
+    let uid_of =
+        |name: Option<&std::ffi::OsStr>| name.and_then(|n| n.to_str()).unwrap_or_default().to_owned();
+    let series = SeriesInstanceUid::parse(&uid_of(path.parent().and_then(Path::file_name)));
+    let instance = SopInstanceUid::parse(&uid_of(path.file_stem()));
+    let (Ok(series_instance_uid), Ok(sop_instance_uid)) = (series, instance) else {
+        tracing::warn!(path = %path.display(), "not one of our files; left alone");
+        return Ok(None);
+    };
+    let mut head = Vec::new();
+    let file = File::open(path).map_err(io_error("opening", path))?;
+    io::Read::read_to_end(&mut io::Read::take(file, 4_096), &mut head).map_err(io_error("reading", path))?;
+    let sop_class_uid = part10::split(&head).map_err(foreign)?.sop_class_uid;
+    Ok(Some(StoredInstance { path: path.to_owned(), sop_class_uid, sop_instance_uid, series_instance_uid }))
+}
+
+/// Writes a new file of mode 0600 and returns when the disk has it.
+pub(crate) fn write_durably(path: &Path, parts: &[&[u8]]) -> Result<(), SpoolError> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(io_error("creating", path))?;
+    for part in parts {
+        file.write_all(part).map_err(io_error("writing", path))?;
+    }
+    file.sync_data().map_err(io_error("syncing", path))
+}
+
+/// Makes the names in a folder durable.
+pub(crate) fn sync_folder(path: &Path) -> Result<(), SpoolError> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(io_error("syncing", path))
+}
+
+/// Makes a folder of mode 0700 and its name durable; one that is there already is fine.
+pub(crate) fn make_folder(path: &Path) -> Result<(), SpoolError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("creating", path))?;
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+/// The paths in a folder, sorted, so that nothing depends on the disk's order.
+fn list(folder: &Path) -> Result<Vec<PathBuf>, SpoolError> {
+    let entries = fs::read_dir(folder).map_err(io_error("reading", folder))?;
+    let mut paths: Vec<_> = entries
+        .map(|e| e.map(|e| e.path()))
+        .collect::<Result<_, _>>()
+        .map_err(io_error("reading", folder))?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SpoolError {
+    let path = path.to_owned();
+    move |source| SpoolError::Io { operation, path, source }
+}
