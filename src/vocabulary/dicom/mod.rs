@@ -3,6 +3,7 @@
 mod ae_title;
 pub mod attribute;
 pub mod dimse;
+pub mod instance;
 pub mod structure;
 mod uid;
 
