@@ -74,6 +74,15 @@ pub(crate) enum Rule {
     },
 }
 
+/// A mean or variance of this batch, and which running statistic it moves.
+#[derive(Debug, Clone)]
+struct Statistic {
+    name: String,
+    batch: Tensor,
+    start: f32,
+    factor: f64,
+}
+
 /// The network in the making.
 pub(crate) struct Layers<'w> {
     pub(crate) graph: GraphBuilder,
@@ -81,8 +90,7 @@ pub(crate) struct Layers<'w> {
     pub(super) tape: Vec<Step>,
     /// Every weight asked for, in order, and in the training form its input.
     pub(super) parameters: Vec<(Parameter, Tensor)>,
-    /// Name and new value of every running statistic.
-    pub(super) running: Vec<(String, Tensor)>,
+    statistics: Vec<Statistic>,
     momentum: f64,
     epsilon: f64,
 }
@@ -97,7 +105,7 @@ impl<'w> Layers<'w> {
             form,
             tape: Vec::new(),
             parameters: Vec::new(),
-            running: Vec::new(),
+            statistics: Vec::new(),
             momentum: preset.norm_momentum,
             epsilon: preset.norm_epsilon,
         }
@@ -246,6 +254,22 @@ impl<'w> Layers<'w> {
         self.parameter_of(name, shape, start, Role::Trained)
     }
 
+    /// Asks for every running statistic and moves it towards this batch's: name and new value `(c)`.
+    pub(super) fn move_running(&mut self) -> Vec<(String, Tensor)> {
+        let statistics = std::mem::take(&mut self.statistics);
+        let mut moved = Vec::with_capacity(statistics.len());
+        for statistic in statistics {
+            let channels = self.graph.len(statistic.batch);
+            let start = Start::Value(statistic.start);
+            let old = self.parameter_of(&statistic.name, &[channels], start, Role::Running);
+            let batch = self.graph.reshape(statistic.batch, &[channels]);
+            let kept = self.graph.scaled(old, narrow(1.0 - self.momentum));
+            let added = self.graph.scaled(batch, narrow(self.momentum * statistic.factor));
+            moved.push((statistic.name, self.graph.binary("Add", kept, added)));
+        }
+        moved
+    }
+
     /// Writes a step down for the way back.
     pub(super) fn record(&mut self, rule: Rule, inputs: &[Tensor], output: Tensor) -> Tensor {
         self.tape.push(Step { rule, inputs: inputs.to_vec(), output });
@@ -260,7 +284,7 @@ impl<'w> Layers<'w> {
         self.record(Rule::Reshape, &[x], y)
     }
 
-    fn pick_row(&mut self, rows: Tensor, class: Tensor) -> Tensor {
+    pub(super) fn pick_row(&mut self, rows: Tensor, class: Tensor) -> Tensor {
         let shape = vec![1, self.graph.shape(rows)[1]];
         let y = self.graph.node("Gather", &[rows, class], vec![("axis", Attribute::Int(0))], shape);
         self.record(Rule::PickRow { class }, &[rows], y)
@@ -276,7 +300,7 @@ impl<'w> Layers<'w> {
         tensor
     }
 
-    /// Batch norm by this batch's statistics; the running ones move towards them.
+    /// Batch norm by this batch's statistics, which are kept for [`Self::move_running`].
     fn batch_norm(&mut self, x: Tensor, name: &str) -> Tensor {
         let shape = self.graph.shape(x).to_vec();
         let channels = shape[1];
@@ -286,22 +310,24 @@ impl<'w> Layers<'w> {
         let count = shape[2..].iter().product::<usize>() as f64;
         // The running variance is the unbiased one, as in every framework that weights come from.
         let unbiased = count / (count - 1.0).max(1.0);
-        for (what, batch, start, factor) in [("mean", mean, 0.0, 1.0), ("variance", variance, 1.0, unbiased)]
-        {
-            let name = format!("{name}.{what}");
-            let old = self.parameter_of(&name, &[channels], Start::Value(start), Role::Running);
-            let batch = self.graph.reshape(batch, &[channels]);
-            let kept = self.graph.scaled(old, narrow(1.0 - self.momentum));
-            let added = self.graph.scaled(batch, narrow(self.momentum * factor));
-            let new = self.graph.binary("Add", kept, added);
-            self.running.push((name, new));
-        }
+        self.statistics.push(Statistic {
+            name: format!("{name}.mean"),
+            batch: mean,
+            start: 0.0,
+            factor: 1.0,
+        });
+        self.statistics.push(Statistic {
+            name: format!("{name}.variance"),
+            batch: variance,
+            start: 1.0,
+            factor: unbiased,
+        });
         y
     }
 
     /// Each channel over its voxels to mean 0 and variance 1, times `scale`, plus `shift`; with mean and biased variance
     /// `(1, c, 1, 1, 1)`. With one case per batch, batch norm in training and contrast normalisation are the same.
-    fn normalize(&mut self, x: Tensor, scale: Tensor, shift: Tensor) -> (Tensor, Tensor, Tensor) {
+    pub(super) fn normalize(&mut self, x: Tensor, scale: Tensor, shift: Tensor) -> (Tensor, Tensor, Tensor) {
         let graph = &mut self.graph;
         let shape = graph.shape(x).to_vec();
         assert_eq!(shape[0], 1, "one case per batch");

@@ -3,17 +3,19 @@
 //! Comes in: a [`Preset`], [`Weights`], and for training the shape of a case. Goes out: bytes of ONNX files
 //! (operator set 18), which `runtime` runs.
 
-#[allow(dead_code, unused_imports, reason = "the training graphs, next to land, use the rest")]
+mod adam;
 mod builder;
-#[allow(dead_code, unused_imports, reason = "the training graphs, next to land, use the rest")]
+mod derivative;
 mod layers;
+mod losses;
 mod onnx;
-#[allow(dead_code, unused_imports, reason = "the training graphs, next to land, use the rest")]
 mod operators;
 pub mod preset;
+pub mod training;
 pub mod uanet;
 mod weights;
 
+pub use adam::{Adam, AdamRates, Moments};
 pub use builder::OPSET;
 pub use preset::Preset;
 pub use weights::{Parameter, Role, Start, Weights, WeightsError};

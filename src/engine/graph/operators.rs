@@ -148,6 +148,71 @@ impl GraphBuilder {
         self.node("Slice", &[x, from, to, axis], vec![], shape)
     }
 
+    /// Every `stride`-th voxel from `start` on, `sides` of them, on the three last axes of five.
+    pub(crate) fn slice_voxels(
+        &mut self,
+        x: Tensor,
+        start: [usize; 3],
+        sides: &[usize],
+        stride: usize,
+    ) -> Tensor {
+        let shape = [&self.shape(x)[..2], sides].concat();
+        if start == [0; 3] && stride == 1 && self.shape(x) == shape {
+            return x;
+        }
+        let end: Vec<_> =
+            start.iter().zip(sides).map(|(start, side)| (start + stride * (side - 1) + 1) as i64).collect();
+        let (from, to) = (self.integers(&start.map(|at| at as i64)), self.integers(&end));
+        let (axes, steps) = (self.integers(&[2, 3, 4]), self.integers(&[stride as i64; 3]));
+        self.node("Slice", &[x, from, to, axes, steps], vec![], shape)
+    }
+
+    /// The three last axes of five back to front.
+    pub(crate) fn flip_voxels(&mut self, x: Tensor) -> Tensor {
+        let shape = self.shape(x).to_vec();
+        let (last, before_first) = (self.integers(&[-1; 3]), self.integers(&[i64::MIN; 3]));
+        let axes = self.integers(&[2, 3, 4]);
+        self.node("Slice", &[x, last, before_first, axes, last], vec![], shape)
+    }
+
+    /// `count` zeros before and behind the three last axes of five.
+    pub(crate) fn pad_voxels(&mut self, x: Tensor, count: usize) -> Tensor {
+        if count == 0 {
+            return x;
+        }
+        let mut shape = self.shape(x).to_vec();
+        for side in &mut shape[2..] {
+            *side += 2 * count;
+        }
+        let n = count as i64;
+        let pads = self.integers(&[0, 0, n, n, n, 0, 0, n, n, n]);
+        self.node("Pad", &[x, pads], vec![], shape)
+    }
+
+    /// One where elements are equal, zero elsewhere.
+    pub(crate) fn equal(&mut self, a: Tensor, b: Tensor) -> Tensor {
+        let same = self.binary("Equal", a, b);
+        let shape = self.shape(same).to_vec();
+        self.node("Cast", &[same], vec![("to", Attribute::Int(1))], shape)
+    }
+
+    /// Mean of each 2 x 2 x 2 block.
+    pub(crate) fn average_pool(&mut self, x: Tensor) -> Tensor {
+        let mut shape = self.shape(x).to_vec();
+        for side in &mut shape[2..] {
+            *side /= 2;
+        }
+        let two = Attribute::Ints(vec![2; 3]);
+        self.node("AveragePool", &[x], vec![("kernel_shape", two.clone()), ("strides", two)], shape)
+    }
+
+    /// The element of a scalar everywhere.
+    pub(crate) fn expand(&mut self, x: Tensor, shape: &[usize]) -> Tensor {
+        let sides: Vec<_> = shape.iter().map(|&side| side as i64).collect();
+        let sides = self.integers(&sides);
+        self.node("Expand", &[x, sides], vec![], shape.to_vec())
+    }
+
     /// `a b` of matrices, repeated over leading axes.
     pub(crate) fn matmul(&mut self, a: Tensor, b: Tensor) -> Tensor {
         let (left, right) = (self.shape(a), self.shape(b));

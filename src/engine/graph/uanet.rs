@@ -98,7 +98,7 @@ pub fn pooled_width(preset: &Preset) -> usize {
     preset.channels.merge8 * ROI_SIDE.pow(3)
 }
 
-/// Every tensor of a preset, in the network's order: trunk, refinement, mask head.
+/// Every tensor of a preset: trunk, refinement and mask head, then the running statistics.
 pub(super) fn parameters(preset: &Preset) -> Vec<Parameter> {
     let mut layers = Layers::new("parameters", Form::Training, preset);
     let image = layers.input("image", &[1, 1, 16, 16, 16], &[]);
@@ -107,6 +107,7 @@ pub(super) fn parameters(preset: &Preset) -> Vec<Parameter> {
     refinement(&mut layers, preset, pooled);
     let crops = crops(&mut layers, preset, [8, 8, 8], false);
     mask(&mut layers, preset, crops);
+    layers.move_running();
     layers.parameters.into_iter().map(|(parameter, _)| parameter).collect()
 }
 

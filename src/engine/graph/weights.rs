@@ -161,6 +161,16 @@ impl Weights {
         &self.parameters
     }
 
+    /// The sides of a tensor.
+    ///
+    /// # Panics
+    /// As [`Weights::values`].
+    #[must_use]
+    pub fn shape(&self, name: &str) -> &[usize] {
+        let parameter = self.parameters.iter().find(|parameter| parameter.name == name);
+        &parameter.expect("names come from the preset's own parameters").shape
+    }
+
     /// The values of a tensor, C order.
     ///
     /// # Panics

@@ -9,6 +9,8 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{SessionInputValue, SessionOutputs};
 use ort::value::TensorRef;
 
+use crate::engine::graph::Weights;
+
 /// What ONNX Runtime said; a link of the error chain.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -176,6 +178,12 @@ impl<'a> Input<'a> {
     }
 }
 
+/// The weights of a training graph as its inputs, in place.
+#[must_use]
+pub fn weight_inputs<'a>(weights: &'a Weights, names: &'a [String]) -> Vec<(&'a str, Input<'a>)> {
+    names.iter().map(|name| (name.as_str(), Input::F32(weights.shape(name), weights.values(name)))).collect()
+}
+
 impl Session {
     /// Loads a graph; `name` is what errors call it.
     ///
@@ -310,7 +318,7 @@ pub(crate) fn runtime_of_tests(test: &str) -> Option<Runtime> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::graph::{Preset, Weights, uanet};
+    use crate::engine::graph::{Preset, uanet};
 
     /// Sides differ on every axis, and from those the graph was built with.
     #[test]
