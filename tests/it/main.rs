@@ -11,4 +11,5 @@
 )]
 
 mod cli;
+mod series;
 mod support;

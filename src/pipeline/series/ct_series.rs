@@ -1,9 +1,11 @@
 //! The sorted, regular series.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dicom_object::InMemDicomObject;
 
+use super::error::SeriesError;
+use super::found::FoundSeries;
 use crate::vocabulary::dicom::{
     FrameOfReferenceUid, SeriesInstanceUid, SopClassUid, SopInstanceUid, StudyInstanceUid,
 };
@@ -37,6 +39,35 @@ pub struct CtSeries {
     /// Frame of Reference UID (0020,0052).
     pub frame_of_reference_uid: FrameOfReferenceUid,
     /// Every patient- and study-level attribute of the first slice, with Specific Character Set, byte for byte:
-    /// what a structure set copies.
+    /// what a structure set copies. Text that is plain ASCII is text; any other is held as its bytes
+    /// (`PrimitiveValue::U8`), which are written as they came, whatever the character set.
     pub patient_and_study: InMemDicomObject,
+}
+
+impl CtSeries {
+    /// The one CT series in a folder and the folders below it. What is no CT slice (other modalities,
+    /// localizers, other files) is left out.
+    ///
+    /// # Errors
+    /// [`SeriesError`]: nothing or several series there, a damaged instance, or all reasons why contours on this
+    /// series could be wrong.
+    pub fn from_folder(folder: &Path) -> Result<Self, SeriesError> {
+        FoundSeries::in_folder(folder)?.only()?.read()
+    }
+
+    /// The CT series with this Series Instance UID in a folder and the folders below it.
+    ///
+    /// # Errors
+    /// As [`CtSeries::from_folder`].
+    pub fn from_folder_with_uid(folder: &Path, uid: &SeriesInstanceUid) -> Result<Self, SeriesError> {
+        FoundSeries::in_folder(folder)?.with_uid(uid)?.read()
+    }
+
+    /// The one CT series among these files.
+    ///
+    /// # Errors
+    /// As [`CtSeries::from_folder`].
+    pub fn from_instances(paths: &[PathBuf]) -> Result<Self, SeriesError> {
+        FoundSeries::among(paths)?.only()?.read()
+    }
 }

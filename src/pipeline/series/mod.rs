@@ -3,5 +3,12 @@
 //! Comes in: instances. Goes out: [`CtSeries`], whose slice k is plane k of its grid.
 
 mod ct_series;
+mod error;
+mod found;
+mod patient_and_study;
+mod regular;
+mod slice;
 
 pub use ct_series::{CtSeries, CtSlice};
+pub use error::{Aside, AsideReason, Cause, SeriesError, SeriesSummary};
+pub use found::{CandidateSeries, FoundSeries};

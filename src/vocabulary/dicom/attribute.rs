@@ -68,6 +68,19 @@ pub enum AttributeError {
     },
 }
 
+impl AttributeError {
+    /// The attribute it is about.
+    #[must_use]
+    pub fn attribute(&self) -> Attribute {
+        match self {
+            Self::Missing { attribute, .. }
+            | Self::Empty { attribute, .. }
+            | Self::Value { attribute, .. }
+            | Self::Uid { attribute, .. } => *attribute,
+        }
+    }
+}
+
 /// A data set, or an item of one, with a name for its instance.
 #[derive(Debug, Clone, Copy)]
 pub struct Attributes<'a> {
