@@ -11,6 +11,8 @@ mod losses;
 mod onnx;
 mod operators;
 pub mod preset;
+#[cfg(test)]
+mod reference;
 pub mod training;
 pub mod uanet;
 mod weights;

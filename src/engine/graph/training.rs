@@ -292,4 +292,42 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    #[ignore = "a measurement"]
+    #[expect(clippy::print_stderr, reason = "a measurement")]
+    fn time_of_a_mask_step() {
+        let Some(runtime) = runtime_of_tests("time_of_a_mask_step") else { return };
+        let preset = Preset::starter();
+        let weights = Weights::start(&preset, 5);
+        for sides in [[16, 16, 16], [24, 32, 24], [48, 48, 48], [40, 64, 72]] {
+            let start = Instant::now();
+            let graph = mask_step(&preset, sides);
+            let mut session = load(runtime, "mask_step", &graph);
+            let loading = start.elapsed().as_secs_f64();
+            let [d, h, w] = sides;
+            let at = |channels, scale| [1, channels, d / scale, h / scale, w / scale];
+            let channels = &preset.channels;
+            let names = ["image", "f2", "f4", "f8", "truth", "valid"];
+            let shapes = [
+                at(1, 1),
+                at(channels.stage2, 2),
+                at(channels.stage4, 4),
+                at(channels.merge8, 8),
+                at(1, 1),
+                at(1, 1),
+            ];
+            let maps = shapes.map(|shape: [usize; 5]| pattern(shape.iter().product()));
+            let mut inputs = weight_inputs(&weights, &graph.weights);
+            for ((name, shape), map) in names.iter().zip(&shapes).zip(&maps) {
+                inputs.push((name, Input::F32(shape, map)));
+            }
+            inputs.push(("class", Input::I64(&[1], &[9])));
+            let start = Instant::now();
+            for _ in 0..3 {
+                session.run(&inputs).unwrap();
+            }
+            eprintln!("{sides:?}: loading {loading:.3} s, run {:.3} s", start.elapsed().as_secs_f64() / 3.0);
+        }
+    }
 }
