@@ -1,9 +1,67 @@
 //! `oarlock serve`.
 
-use super::{CommandResult, RuntimeChoice};
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::ServeArgs;
+use crate::service::{self, Contourer};
+use crate::settings::ServiceSettings;
+use crate::settings::service::Destination;
 
 /// Runs the command.
-pub(super) fn run(_args: ServeArgs, _runtime: &RuntimeChoice) -> CommandResult {
-    Err("this command is not built yet".into())
+pub(super) fn run(args: ServeArgs, _runtime: &RuntimeChoice) -> CommandResult {
+    let settings = settings(args)?;
+    let contourer: Option<Contourer> = None;
+    service::run(&settings, contourer, shutdown(), |service| {
+        say(format_args!("{} listens on {}", settings.ae_title, service.address()));
+        if let Some(address) = service.http_address() {
+            say(format_args!("http://{address}/health and /metrics"));
+        }
+        say(format_args!("instances, results and the outbox lie in {}", settings.data_folder().display()));
+    })?;
+    say("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The file's settings, or the defaults, with what the arguments say.
+fn settings(args: ServeArgs) -> Result<ServiceSettings, crate::settings::SettingsError> {
+    let mut settings = match &args.config {
+        Some(path) => ServiceSettings::load(path)?,
+        None => ServiceSettings::default(),
+    };
+    settings.data_dir = args.data_dir.or(settings.data_dir);
+    settings.ae_title = args.ae_title.unwrap_or(settings.ae_title);
+    settings.listen.port = args.port.unwrap_or(settings.listen.port);
+    settings.http = args.http.or(settings.http);
+    settings.series.quiet_time_s = args.quiet_time.unwrap_or(settings.series.quiet_time_s);
+    if !args.to.is_empty() {
+        settings.destinations = args.to.into_iter().map(|peer| Destination { peer }).collect();
+    }
+    settings.check(Path::new("the command line"))?;
+    Ok(settings)
+}
+
+/// Ready when Ctrl-C or SIGTERM comes.
+async fn shutdown() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminate = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(error) => {
+                tracing::error!(%error, "SIGTERM will end the process at once");
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let interrupt = async {
+        if let Err(error) = tokio::signal::ctrl_c().await {
+            tracing::error!(%error, "Ctrl-C will end the process at once");
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = terminate => {}
+        () = interrupt => {}
+    }
 }

@@ -1,11 +1,13 @@
 //! YAML to checked values; the only place that knows YAML.
 
 mod manifest;
+pub mod service;
 mod train;
 
 use std::path::PathBuf;
 
 pub use manifest::{DoorEntry, GraphEntry, Manifest, ModelEntry};
+pub use service::ServiceSettings;
 pub use train::{Augment, Heads, Optimizer, Rhythm, Sources, TrainRecipe};
 
 /// Why a settings file cannot be used.

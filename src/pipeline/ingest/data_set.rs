@@ -1,44 +1,31 @@
-//! A data set's outline without recursion: is it whole, how deep is it nested, which instance is it?
+//! Which instance a data set is, and whether it is whole: looked at without recursion.
 //!
-//! The readers that come later recurse into sequences, so nothing passes here that nests deeper than
-//! [`MAX_DEPTH`] or ends in the middle of an element.
+//! The readers that come later recurse into sequences, so nothing passes here that
+//! [`check_structure`] refuses.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::ops::Range;
 
-use dicom_core::dictionary::{DataDictionary, DataDictionaryEntry, VirtualVr};
-use dicom_core::{Tag, VR};
-use dicom_dictionary_std::{StandardDataDictionary, uids};
+use dicom_core::Tag;
+use dicom_dictionary_std::uids;
 
-/// Sequences within sequences that we take; structure sets and enhanced images need less than 10.
-pub(crate) const MAX_DEPTH: usize = 64;
+use crate::vocabulary::dicom::structure::{Encoding, PixelDataPlace, StructureError, check_structure};
 
 /// Explicit VR Big Endian: retired, and still in archives.
 pub(super) const EXPLICIT_VR_BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
 
-/// A data set that inflates to more than this many times its deflated size is an attack, not an image.
+/// A data set that inflates to more than this many times its deflated size is an attack, not an image: deflate
+/// reaches 1032 at most.
 const MAX_INFLATION: u64 = 1_100;
 
 /// Why a data set is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DataSetError {
-    /// It stops inside an element or a sequence.
-    #[error("the data set breaks off at byte {at}: send the instance again")]
-    Truncated {
-        /// Where.
-        at: usize,
-    },
-    /// A delimiter or item where none can be, a value beyond its item, or no VR.
-    #[error("the data set is not well formed at byte {at}: the sender's encoding is wrong")]
-    Malformed {
-        /// Where.
-        at: usize,
-    },
-    /// Nested beyond [`MAX_DEPTH`].
-    #[error("the data set nests more than {MAX_DEPTH} sequences: the sender's encoding is wrong")]
-    TooDeep,
+    /// It is cut, damaged or nested too deep.
+    #[error("the data set is not well formed")]
+    Structure(#[source] StructureError),
     /// The deflated stream is broken or expands without end.
     #[error("the deflated data set cannot be inflated within {limit} bytes: send it uncompressed")]
     Inflate {
@@ -51,7 +38,7 @@ pub enum DataSetError {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Outline {
     values: BTreeMap<Tag, Vec<u8>>,
-    /// SHA-free identity of the image: the pixel data's bytes, fragments and all.
+    /// The bytes of Pixel Data: the value, or all fragments with their items.
     pub(crate) pixel_data: Option<Vec<u8>>,
 }
 
@@ -106,7 +93,7 @@ pub(crate) enum Keep {
     Pixels,
 }
 
-/// Walks the whole data set, encoded in this transfer syntax.
+/// Checks the whole data set, encoded in this transfer syntax, and reads what identifies it.
 ///
 /// `max_bytes` bounds what a deflated one may expand to.
 pub(crate) fn outline(
@@ -115,15 +102,28 @@ pub(crate) fn outline(
     max_bytes: u64,
     keep: Keep,
 ) -> Result<Outline, DataSetError> {
-    match transfer_syntax {
-        uids::IMPLICIT_VR_LITTLE_ENDIAN => Walk::new(bytes, Encoding::ImplicitLittle, keep).run(),
-        EXPLICIT_VR_BIG_ENDIAN => Walk::new(bytes, Encoding::ExplicitBig, keep).run(),
-        uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN => {
-            let inflated = inflate(bytes, max_bytes)?;
-            Walk::new(&inflated, Encoding::ExplicitLittle, keep).run()
+    let bytes = if transfer_syntax == uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN {
+        Cow::Owned(inflate(bytes, max_bytes)?)
+    } else {
+        Cow::Borrowed(bytes)
+    };
+    let encoding = Encoding::of_transfer_syntax(transfer_syntax);
+    let layout = check_structure(&bytes, encoding).map_err(DataSetError::Structure)?;
+    let shown = layout.top_level.iter().filter(|(tag, _)| SHOWN.contains(tag));
+    let values = shown.map(|(tag, element)| (*tag, bytes[value_of(element)].to_vec())).collect();
+    let place = layout.pixel_data.filter(|_| keep == Keep::Pixels);
+    let pixel_data = place.map(|place| match place {
+        PixelDataPlace::Native(value) => bytes[value].to_vec(),
+        PixelDataPlace::Encapsulated { fragments, .. } => {
+            fragments.into_iter().flat_map(|f| &bytes[f]).copied().collect()
         }
-        _ => Walk::new(bytes, Encoding::ExplicitLittle, keep).run(),
-    }
+    });
+    Ok(Outline { values, pixel_data })
+}
+
+/// The value of a whole element: all of [`SHOWN`] have a header of 8 bytes, implicit or explicit.
+fn value_of(element: &Range<usize>) -> Range<usize> {
+    (element.start + 8).min(element.end)..element.end
 }
 
 fn inflate(bytes: &[u8], max_bytes: u64) -> Result<Vec<u8>, DataSetError> {
@@ -136,246 +136,6 @@ fn inflate(bytes: &[u8], max_bytes: u64) -> Result<Vec<u8>, DataSetError> {
         Ok(n) if u64::try_from(n).is_ok_and(|n| n <= limit) => Ok(inflated),
         _ => Err(DataSetError::Inflate { limit }),
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Encoding {
-    ImplicitLittle,
-    ExplicitLittle,
-    ExplicitBig,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Container {
-    /// Elements: the data set itself or an item.
-    Elements,
-    /// Items of elements.
-    Sequence,
-    /// Items of bytes: encapsulated pixel data, which began at this byte.
-    Fragments(usize),
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Open {
-    container: Container,
-    encoding: Encoding,
-    /// Where it ends, `None` where a delimiter says so.
-    end: Option<usize>,
-    /// No value inside reaches beyond this.
-    limit: usize,
-}
-
-struct Header {
-    tag: Tag,
-    vr: Option<VR>,
-    /// `None`: undefined.
-    length: Option<usize>,
-    value_at: usize,
-}
-
-const UNDEFINED: u32 = u32::MAX;
-const ITEM: Tag = Tag(0xFFFE, 0xE000);
-const ITEM_END: Tag = Tag(0xFFFE, 0xE00D);
-const SEQUENCE_END: Tag = Tag(0xFFFE, 0xE0DD);
-const PIXEL_DATA: Tag = Tag(0x7FE0, 0x0010);
-
-struct Walk<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    open: Vec<Open>,
-    keep: Keep,
-    outline: Outline,
-}
-
-impl<'a> Walk<'a> {
-    fn new(bytes: &'a [u8], encoding: Encoding, keep: Keep) -> Self {
-        let limit = bytes.len();
-        let whole = Open { container: Container::Elements, encoding, end: Some(limit), limit };
-        Self { bytes, at: 0, open: vec![whole], keep, outline: Outline::default() }
-    }
-
-    fn run(mut self) -> Result<Outline, DataSetError> {
-        while let Some(open) = self.open.last().copied() {
-            if open.end == Some(self.at) {
-                self.open.pop();
-                continue;
-            }
-            if self.at >= open.limit {
-                return Err(DataSetError::Truncated { at: self.at });
-            }
-            match open.container {
-                Container::Elements => self.element(open)?,
-                Container::Sequence => self.item(open)?,
-                Container::Fragments(began) => self.pixel_fragment(open, began)?,
-            }
-        }
-        Ok(self.outline)
-    }
-
-    fn element(&mut self, open: Open) -> Result<(), DataSetError> {
-        let header = self.header(open.encoding)?;
-        if header.tag == ITEM_END && open.end.is_none() {
-            self.at = header.value_at;
-            self.open.pop();
-            return Ok(());
-        }
-        if header.tag.group() == 0xFFFE {
-            return Err(DataSetError::Malformed { at: self.at });
-        }
-        let is_sequence = match header.vr {
-            Some(vr) => vr == VR::SQ,
-            None => is_sequence_by_dictionary(header.tag),
-        };
-        let started = self.at;
-        self.at = header.value_at;
-        match header.length {
-            None if header.tag == PIXEL_DATA && header.vr.is_some() && !is_sequence => {
-                self.push(Container::Fragments(started), open.encoding, None, open.limit)
-            }
-            // UN of undefined length holds a sequence in implicit VR little endian (PS3.5 6.2.2, note).
-            None if header.vr == Some(VR::UN) => {
-                self.push(Container::Sequence, Encoding::ImplicitLittle, None, open.limit)
-            }
-            None if is_sequence || header.vr.is_none() => {
-                self.push(Container::Sequence, open.encoding, None, open.limit)
-            }
-            None => Err(DataSetError::Malformed { at: started }),
-            Some(length) => {
-                let value = self.value(length, open.limit, started)?;
-                if is_sequence {
-                    return self.push(Container::Sequence, open.encoding, Some(value.end), value.end);
-                }
-                if self.open.len() == 1 {
-                    self.note(header.tag, value.clone());
-                }
-                self.at = value.end;
-                Ok(())
-            }
-        }
-    }
-
-    fn item(&mut self, open: Open) -> Result<(), DataSetError> {
-        let header = self.header(open.encoding)?;
-        let started = self.at;
-        self.at = header.value_at;
-        match (header.tag, header.length) {
-            (SEQUENCE_END, _) if open.end.is_none() => {
-                self.open.pop();
-                Ok(())
-            }
-            (ITEM, None) => self.push(Container::Elements, open.encoding, None, open.limit),
-            (ITEM, Some(length)) => {
-                let value = self.value(length, open.limit, started)?;
-                self.push(Container::Elements, open.encoding, Some(value.end), value.end)
-            }
-            _ => Err(DataSetError::Malformed { at: started }),
-        }
-    }
-
-    fn pixel_fragment(&mut self, open: Open, began: usize) -> Result<(), DataSetError> {
-        let header = self.header(open.encoding)?;
-        let started = self.at;
-        self.at = header.value_at;
-        match (header.tag, header.length) {
-            (SEQUENCE_END, _) => {
-                self.open.pop();
-                if self.open.len() == 1 {
-                    self.note(PIXEL_DATA, began..self.at);
-                }
-                Ok(())
-            }
-            (ITEM, Some(length)) => {
-                self.at = self.value(length, open.limit, started)?.end;
-                Ok(())
-            }
-            _ => Err(DataSetError::Malformed { at: started }),
-        }
-    }
-
-    fn value(&self, length: usize, limit: usize, started: usize) -> Result<Range<usize>, DataSetError> {
-        match self.at.checked_add(length) {
-            Some(end) if end <= limit => Ok(self.at..end),
-            Some(end) if end <= self.bytes.len() => Err(DataSetError::Malformed { at: started }),
-            _ => Err(DataSetError::Truncated { at: started }),
-        }
-    }
-
-    fn push(
-        &mut self,
-        container: Container,
-        encoding: Encoding,
-        end: Option<usize>,
-        limit: usize,
-    ) -> Result<(), DataSetError> {
-        // A sequence and its item are two containers.
-        if self.open.len() > 2 * MAX_DEPTH {
-            return Err(DataSetError::TooDeep);
-        }
-        self.open.push(Open { container, encoding, end, limit });
-        Ok(())
-    }
-
-    fn note(&mut self, tag: Tag, value: Range<usize>) {
-        if tag == PIXEL_DATA {
-            if self.keep == Keep::Pixels {
-                self.outline.pixel_data = Some(self.bytes[value].to_vec());
-            }
-        } else if SHOWN.contains(&tag) {
-            self.outline.values.insert(tag, self.bytes[value].to_vec());
-        }
-    }
-
-    fn header(&self, encoding: Encoding) -> Result<Header, DataSetError> {
-        let at = self.at;
-        let truncated = DataSetError::Truncated { at };
-        let Some((head, rest)) = self.bytes[at..].split_first_chunk::<8>() else { return Err(truncated) };
-        let [g0, g1, e0, e1, a, b, c, d] = *head;
-        let big = encoding == Encoding::ExplicitBig;
-        let u16_of = |two: [u8; 2]| if big { u16::from_be_bytes(two) } else { u16::from_le_bytes(two) };
-        let u32_of = |four: [u8; 4]| if big { u32::from_be_bytes(four) } else { u32::from_le_bytes(four) };
-        let tag = Tag(u16_of([g0, g1]), u16_of([e0, e1]));
-        let found = |vr, length: u32, value_at| {
-            let defined = usize::try_from(length).ok().filter(|_| length != UNDEFINED);
-            Header { tag, vr, length: defined, value_at }
-        };
-        if tag.group() == 0xFFFE || encoding == Encoding::ImplicitLittle {
-            return Ok(found(None, u32_of([a, b, c, d]), at + 8));
-        }
-        if !(a.is_ascii_uppercase() && b.is_ascii_uppercase()) {
-            return Err(DataSetError::Malformed { at });
-        }
-        // A VR that we do not know has the long form (PS3.5 6.2).
-        let vr = VR::from_binary([a, b]).unwrap_or(VR::UN);
-        if has_short_length(vr) {
-            return Ok(found(Some(vr), u16_of([c, d]).into(), at + 8));
-        }
-        let Some((length, _)) = rest.split_first_chunk::<4>() else { return Err(truncated) };
-        Ok(found(Some(vr), u32_of(*length), at + 12))
-    }
-}
-
-/// PS3.5 7.1.2, table 7.1-2.
-fn has_short_length(vr: VR) -> bool {
-    !matches!(
-        vr,
-        VR::OB
-            | VR::OD
-            | VR::OF
-            | VR::OL
-            | VR::OV
-            | VR::OW
-            | VR::SQ
-            | VR::SV
-            | VR::UC
-            | VR::UN
-            | VR::UR
-            | VR::UT
-            | VR::UV
-    )
-}
-
-fn is_sequence_by_dictionary(tag: Tag) -> bool {
-    StandardDataDictionary.by_tag(tag).is_some_and(|entry| entry.vr() == VirtualVr::Exact(VR::SQ))
 }
 
 #[cfg(test)]
@@ -446,26 +206,9 @@ mod tests {
     }
 
     #[test]
-    fn depth_is_bounded_without_recursion() {
-        for defined in [false, true] {
-            assert!(outline_of(&nested(MAX_DEPTH, defined)).is_ok());
-            assert_eq!(outline_of(&nested(MAX_DEPTH + 1, defined)), Err(DataSetError::TooDeep));
-        }
-        assert_eq!(outline_of(&nested(50_000, false)), Err(DataSetError::TooDeep));
-    }
-
-    #[test]
-    fn lengths_beyond_the_data_and_stray_items_are_errors() {
-        let huge = [0xE0, 0x7F, 0x10, 0, b'O', b'W', 0, 0, 0xFE, 255, 255, 255, 1, 2];
-        assert_eq!(outline_of(&huge), Err(DataSetError::Truncated { at: 0 }));
-        let stray = [0xFE, 0xFF, 0, 0xE0, 0, 0, 0, 0];
-        assert_eq!(outline_of(&stray), Err(DataSetError::Malformed { at: 0 }));
-        let beyond_its_item = explicit(
-            [0x40, 0, 0x30, 0xA7],
-            b"SQ",
-            &[&[0xFE, 0xFF, 0, 0xE0, 8, 0, 0, 0], &[8, 0, 0x18, 0, b'U', b'I', 4, 0][..], b"1.23"].concat(),
-        );
-        assert!(matches!(outline_of(&beyond_its_item), Err(DataSetError::Malformed { .. })));
+    fn what_nests_without_end_is_refused() {
+        assert!(matches!(outline_of(&nested(50_000, false)), Err(DataSetError::Structure(_))));
+        assert!(outline_of(&nested(9, true)).is_ok());
     }
 
     #[test]

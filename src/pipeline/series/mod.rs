@@ -5,6 +5,7 @@
 mod ct_series;
 mod error;
 mod found;
+mod gathering;
 mod patient_and_study;
 mod regular;
 mod slice;
@@ -12,3 +13,4 @@ mod slice;
 pub use ct_series::{CtSeries, CtSlice};
 pub use error::{Aside, AsideReason, Cause, SeriesError, SeriesSummary};
 pub use found::{CandidateSeries, FoundSeries};
+pub use gathering::{CompleteSeries, Gathering};

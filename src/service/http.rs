@@ -1,0 +1,103 @@
+//! `/health` and `/metrics`: read only, without log-in, so it belongs on loopback or behind a proxy.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+
+use super::worker::WorkCounters;
+use crate::pipeline::delivery::{DeliveryState, Outbox};
+use crate::pipeline::ingest::IngestCounters;
+
+/// A request line and its headers are shorter.
+const MAX_REQUEST: usize = 8_192;
+
+/// For a whole request to come and its answer to go.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// What the page shows.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) ingest: Arc<IngestCounters>,
+    pub(super) work: Arc<WorkCounters>,
+    pub(super) outbox: Arc<Outbox>,
+}
+
+/// Serves until `stop` turns true.
+pub(super) async fn serve(socket: TcpListener, shown: Arc<Shown>, mut stop: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(16));
+    while !*stop.borrow() {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            changed = stop.changed() => match changed { Ok(()) => continue, Err(_gone) => return },
+        };
+        let (Ok((stream, _)), Ok(place)) = (accepted, Arc::clone(&places).try_acquire_owned()) else {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        let shown = Arc::clone(&shown);
+        tokio::spawn(async move {
+            let served = timeout(LIMIT, answer(stream, shown)).await;
+            tracing::debug!(?served, "web request");
+            drop(place);
+        });
+    }
+}
+
+async fn answer(mut stream: TcpStream, shown: Arc<Shown>) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    let mut part = [0; 1_024];
+    while !request.windows(4).any(|end| end == b"\r\n\r\n") && request.len() < MAX_REQUEST {
+        let n = stream.read(&mut part).await?;
+        if n == 0 {
+            return Ok(());
+        }
+        request.extend_from_slice(&part[..n]);
+    }
+    let line = request.split(|b| *b == b'\r').next().unwrap_or_default();
+    let (status, body) = match line {
+        [b'G', b'E', b'T', b' ', rest @ ..] if rest.starts_with(b"/health ") => ("200 OK", "ok\n".to_owned()),
+        [b'G', b'E', b'T', b' ', rest @ ..] if rest.starts_with(b"/metrics ") => {
+            let text = tokio::task::spawn_blocking(move || metrics(&shown)).await;
+            ("200 OK", text.map_err(std::io::Error::other)?)
+        }
+        _ => ("404 Not Found", "only GET /health and GET /metrics are here\n".to_owned()),
+    };
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await?;
+    stream.shutdown().await
+}
+
+/// The Prometheus text format.
+fn metrics(shown: &Shown) -> String {
+    let mut text = String::new();
+    let counters = [
+        ("oarlock_connections_total", "Connections taken.", &shown.ingest.connections),
+        ("oarlock_instances_stored_total", "Instances stored.", &shown.ingest.stored),
+        ("oarlock_instances_refused_total", "Instances refused.", &shown.ingest.refused),
+        ("oarlock_series_contoured_total", "Series contoured.", &shown.work.contoured),
+        ("oarlock_series_refused_total", "Series refused for what they are.", &shown.work.refused),
+        ("oarlock_series_failed_total", "Series failed by the machine's fault.", &shown.work.failed),
+    ];
+    for (name, help, counter) in counters {
+        let value = counter.load(Ordering::Relaxed);
+        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n"));
+    }
+    let deliveries = shown.outbox.deliveries().unwrap_or_default();
+    for (name, help, state) in [
+        ("oarlock_deliveries_pending", "Deliveries that still have to go.", DeliveryState::Pending),
+        ("oarlock_deliveries_failed", "Deliveries given up.", DeliveryState::Failed),
+        ("oarlock_deliveries_delivered", "Deliveries that a peer took.", DeliveryState::Delivered),
+    ] {
+        let value = deliveries.iter().filter(|d| d.state == state).count();
+        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"));
+    }
+    text
+}

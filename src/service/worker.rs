@@ -1,0 +1,127 @@
+//! One thread that owns the network; complete series wait before it in a bounded queue.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use super::failure::{ContourFailure, Remedy};
+use super::journal::{Journal, Outcome, Record};
+use crate::pipeline::delivery::{Outbox, OutboxError, replace};
+use crate::pipeline::series::CompleteSeries;
+use crate::vocabulary::dicom::Peer;
+
+/// Turns a complete series into the bytes of an RTSTRUCT (Part 10). It belongs to one thread from its first call on.
+pub type Contourer = Box<dyn FnMut(&CompleteSeries) -> Result<Vec<u8>, ContourFailure> + Send>;
+
+/// Waits between the attempts at a series that failed by the machine's fault; then it waits for the next start.
+const RETRY_AFTER: [Duration; 3] =
+    [Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(120)];
+
+/// What the worker has done since its start.
+#[derive(Debug, Default)]
+pub(super) struct WorkCounters {
+    pub(super) contoured: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) failed: AtomicU64,
+}
+
+/// The worker's belongings.
+pub(super) struct Worker {
+    pub(super) contourer: Contourer,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) destinations: Vec<Peer>,
+    pub(super) journal: Arc<Journal>,
+    /// Folder of finished structure sets.
+    pub(super) results: PathBuf,
+    pub(super) counters: Arc<WorkCounters>,
+}
+
+impl Worker {
+    /// Works until the queue is closed or `stop` turns true; the series in hand is finished.
+    pub(super) fn run(
+        mut self,
+        mut queue: mpsc::Receiver<CompleteSeries>,
+        stop: &watch::Receiver<bool>,
+        runtime: &Handle,
+    ) {
+        while let Some(series) = queue.blocking_recv() {
+            if *stop.borrow() {
+                return;
+            }
+            let Some(outcome) = self.outcome(&series, stop, runtime) else { return };
+            let (uid, version) = (&series.series_instance_uid, series.version);
+            match &outcome {
+                Outcome::Contoured => {
+                    self.counters.contoured.fetch_add(1, Ordering::Relaxed);
+                    tracing::info!(series = %uid, version, n_instances = series.instances.len(), "series contoured");
+                }
+                Outcome::Refused(reason) => {
+                    self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(series = %uid, version, reason, "series refused");
+                }
+                Outcome::Failed(reason) => {
+                    self.counters.failed.fetch_add(1, Ordering::Relaxed);
+                    tracing::error!(series = %uid, version, reason, "series failed; tried again at the next start");
+                }
+            }
+            if let Err(error) = self.journal.write(&Record::of(&series, outcome)) {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(series = %uid, error, "the outcome could not be recorded; the series is done again");
+            }
+        }
+    }
+
+    /// `None`: asked to stop between two attempts.
+    fn outcome(
+        &mut self,
+        series: &CompleteSeries,
+        stop: &watch::Receiver<bool>,
+        runtime: &Handle,
+    ) -> Option<Outcome> {
+        let mut waits = RETRY_AFTER.iter();
+        loop {
+            let failure = match self.contour(series) {
+                Ok(()) => return Some(Outcome::Contoured),
+                Err(failure) => failure,
+            };
+            let reason = super::failure::chain(&failure);
+            let wait = match (failure.remedy, waits.next()) {
+                (Remedy::Refuse, _) => return Some(Outcome::Refused(reason)),
+                (Remedy::Retry, None) => return Some(Outcome::Failed(reason)),
+                (Remedy::Retry, Some(wait)) => *wait,
+            };
+            tracing::warn!(series = %series.series_instance_uid, reason, retry_in_s = wait.as_secs(), "series failed");
+            let mut stop = stop.clone();
+            let stopped = runtime
+                .block_on(async { tokio::time::timeout(wait, stop.wait_for(|stop| *stop)).await.is_ok() });
+            if stopped {
+                return None;
+            }
+        }
+    }
+
+    /// Contours unless an earlier run did, keeps the result, and puts it into the outbox. Each step is durable and
+    /// done once, so a stop between two of them loses and doubles nothing.
+    fn contour(&mut self, series: &CompleteSeries) -> Result<(), ContourFailure> {
+        let fingerprint = series.fingerprint();
+        let name = format!("v{}-{}.dcm", series.version, fingerprint.get(..16).unwrap_or_default());
+        let folder = self.results.join(series.series_instance_uid.as_str());
+        let path = folder.join(name);
+        let part10 = if path.exists() {
+            fs::read(&path).map_err(ContourFailure::retry)?
+        } else {
+            let part10 = (self.contourer)(series)?;
+            fs::create_dir_all(&folder).map_err(ContourFailure::retry)?;
+            replace(&path, &part10).map_err(ContourFailure::retry)?;
+            part10
+        };
+        let key = format!("{} v{} {fingerprint}", series.series_instance_uid, series.version);
+        let added = self.destinations.iter().try_for_each(|to| self.outbox.add(&key, to, &part10));
+        added.map_err(|error: OutboxError| ContourFailure::retry(error))
+    }
+}

@@ -1,0 +1,354 @@
+//! The service's settings; config/service.yaml documents every key.
+
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+use super::SettingsError;
+use crate::vocabulary::dicom::{AeTitle, Peer};
+
+/// Settings of `oarlock serve`, checked.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServiceSettings {
+    /// Our AE title.
+    #[serde(deserialize_with = "ae_title")]
+    pub ae_title: AeTitle,
+    /// Folder of instances, results and the outbox; `None` is the user's data folder.
+    pub data_dir: Option<PathBuf>,
+    /// Address of metrics and health; `None` switches them off.
+    pub http: Option<SocketAddr>,
+    /// How long the series in work may still take when the service is asked to stop, s.
+    pub stop_grace_s: f64,
+    /// The Store SCP.
+    pub listen: ListenSettings,
+    /// When a series is complete.
+    pub series: SeriesSettings,
+    /// The network.
+    pub network: NetworkSettings,
+    /// Where structure sets go.
+    pub destinations: Vec<Destination>,
+    /// How they go there.
+    pub delivery: DeliverySettings,
+}
+
+/// The Store SCP.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenSettings {
+    /// Address to listen on.
+    pub address: IpAddr,
+    /// TCP port; 0 takes a free one.
+    pub port: u16,
+    /// Which called AE titles are taken.
+    pub called_ae_title: CalledAeTitle,
+    /// Who may call; empty takes everybody, which only a loopback address allows.
+    pub callers: Vec<CallerSettings>,
+    /// What may be stored.
+    #[serde(deserialize_with = "storage_classes")]
+    pub storage_classes: Vec<StorageClass>,
+    /// Associations at a time.
+    pub max_associations: usize,
+    /// The longest data set, MB (10^6 bytes).
+    pub max_instance_mb: usize,
+    /// What must stay free on the disk, MB (10^6 bytes).
+    pub min_free_mb: u64,
+    /// For a whole PDU to come or to go, s.
+    pub idle_timeout_s: f64,
+}
+
+/// Which called AE titles are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CalledAeTitle {
+    /// Any.
+    Any,
+    /// Ours only.
+    Own,
+}
+
+/// A peer that may call.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallerSettings {
+    /// Its AE title.
+    #[serde(deserialize_with = "ae_title")]
+    pub ae_title: AeTitle,
+    /// The address it must call from; any without it.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
+}
+
+/// A kind of instance that may be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StorageClass {
+    /// Every storage class of the standard.
+    Any,
+    /// This SOP class.
+    Uid(String),
+}
+
+/// When a series is complete.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SeriesSettings {
+    /// Nothing new for this long, s.
+    pub quiet_time_s: f64,
+}
+
+/// The network.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkSettings {
+    /// Name of the model.
+    pub model: String,
+    /// Series that may wait for the network; more wait on disk.
+    pub queue_length: usize,
+}
+
+/// Where structure sets go.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Destination {
+    /// `AET@HOST:PORT`.
+    #[serde(deserialize_with = "peer")]
+    pub peer: Peer,
+}
+
+/// How structure sets go out.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeliverySettings {
+    /// To take our connection, s.
+    pub connect_timeout_s: f64,
+    /// To answer a request, s.
+    pub answer_timeout_s: f64,
+    /// Before the second attempt, s; each further one waits twice as long.
+    pub first_retry_s: f64,
+    /// The longest wait between attempts, s.
+    pub longest_retry_s: f64,
+    /// When an undelivered structure set is given up and kept with its reason, h.
+    pub give_up_after_h: f64,
+}
+
+impl Default for ServiceSettings {
+    fn default() -> Self {
+        Self {
+            ae_title: "OARLOCK".parse().expect("seven letters"),
+            data_dir: None,
+            http: None,
+            stop_grace_s: 30.0,
+            listen: ListenSettings::default(),
+            series: SeriesSettings::default(),
+            network: NetworkSettings::default(),
+            destinations: Vec::new(),
+            delivery: DeliverySettings::default(),
+        }
+    }
+}
+
+impl Default for ListenSettings {
+    fn default() -> Self {
+        Self {
+            address: Ipv4Addr::LOCALHOST.into(),
+            port: 11_112,
+            called_ae_title: CalledAeTitle::Any,
+            callers: Vec::new(),
+            storage_classes: NAMED_CLASSES
+                .iter()
+                .map(|(_, uid)| StorageClass::Uid((*uid).to_owned()))
+                .collect(),
+            max_associations: 32,
+            max_instance_mb: 1_024,
+            min_free_mb: 2_000,
+            idle_timeout_s: 60.0,
+        }
+    }
+}
+
+impl Default for SeriesSettings {
+    fn default() -> Self {
+        Self { quiet_time_s: 30.0 }
+    }
+}
+
+impl Default for NetworkSettings {
+    fn default() -> Self {
+        Self { model: "starter".to_owned(), queue_length: 16 }
+    }
+}
+
+impl Default for DeliverySettings {
+    fn default() -> Self {
+        Self {
+            connect_timeout_s: 10.0,
+            answer_timeout_s: 60.0,
+            first_retry_s: 10.0,
+            longest_retry_s: 900.0,
+            give_up_after_h: 72.0,
+        }
+    }
+}
+
+/// Names for the classes that matter here, and their UIDs (PS3.4 B.5).
+const NAMED_CLASSES: [(&str, &str); 4] = [
+    ("ct", "1.2.840.10008.5.1.4.1.1.2"),
+    ("enhanced_ct", "1.2.840.10008.5.1.4.1.1.2.1"),
+    ("legacy_enhanced_ct", "1.2.840.10008.5.1.4.1.1.2.2"),
+    ("rt_structure_set", "1.2.840.10008.5.1.4.1.1.481.3"),
+];
+
+/// Why a text names no storage class.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a storage class is ct, enhanced_ct, legacy_enhanced_ct, rt_structure_set, any, or a SOP Class UID; found {0:?}"
+)]
+pub struct InvalidStorageClass(String);
+
+impl FromStr for StorageClass {
+    type Err = InvalidStorageClass;
+
+    fn from_str(text: &str) -> Result<Self, InvalidStorageClass> {
+        if text == "any" {
+            return Ok(Self::Any);
+        }
+        if let Some((_, uid)) = NAMED_CLASSES.iter().find(|(name, _)| *name == text) {
+            return Ok(Self::Uid((*uid).to_owned()));
+        }
+        let uid = crate::vocabulary::dicom::SopClassUid::parse(text).ok().filter(|_| text.contains('.'));
+        uid.map(|uid| Self::Uid(uid.to_string())).ok_or_else(|| InvalidStorageClass(text.to_owned()))
+    }
+}
+
+impl ServiceSettings {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`SettingsError`], which names the key and what is allowed.
+    pub fn load(path: &Path) -> Result<Self, SettingsError> {
+        let read = |source| SettingsError::Read { path: path.to_owned(), source };
+        let text = std::fs::read_to_string(path).map_err(read)?;
+        let settings: Self = serde_yaml::from_str(&text)
+            .map_err(|source| SettingsError::Yaml { path: path.to_owned(), source })?;
+        settings.check(path)?;
+        Ok(settings)
+    }
+
+    /// Checks what serde cannot: ranges, and that the open network is guarded. `origin` is named in errors.
+    ///
+    /// # Errors
+    /// [`SettingsError::Value`].
+    pub fn check(&self, origin: &Path) -> Result<(), SettingsError> {
+        let value = |key, found: &dyn Display, allowed| {
+            Err(SettingsError::Value { path: origin.to_owned(), key, found: found.to_string(), allowed })
+        };
+        let durations = [
+            ("stop_grace_s", self.stop_grace_s),
+            ("listen.idle_timeout_s", self.listen.idle_timeout_s),
+            ("series.quiet_time_s", self.series.quiet_time_s),
+            ("delivery.connect_timeout_s", self.delivery.connect_timeout_s),
+            ("delivery.answer_timeout_s", self.delivery.answer_timeout_s),
+            ("delivery.first_retry_s", self.delivery.first_retry_s),
+            ("delivery.longest_retry_s", self.delivery.longest_retry_s),
+            ("delivery.give_up_after_h", self.delivery.give_up_after_h),
+        ];
+        for (key, found) in durations {
+            if !(0.001..=1e6).contains(&found) {
+                return value(key, &found, "0.001 to 1000000");
+            }
+        }
+        let listen = &self.listen;
+        if !(1..=1_000).contains(&listen.max_associations) {
+            return value("listen.max_associations", &listen.max_associations, "1 to 1000");
+        }
+        if !(1..=4_096).contains(&listen.max_instance_mb) {
+            return value("listen.max_instance_mb", &listen.max_instance_mb, "1 to 4096");
+        }
+        if !(1..=10_000).contains(&self.network.queue_length) {
+            return value("network.queue_length", &self.network.queue_length, "1 to 10000");
+        }
+        if !listen.address.is_loopback() && listen.callers.is_empty() {
+            let allowed = "at least one caller, because listen.address is not loopback";
+            return value("listen.callers", &"empty", allowed);
+        }
+        Ok(())
+    }
+
+    /// The folder of instances, results and the outbox.
+    #[must_use]
+    pub fn data_folder(&self) -> PathBuf {
+        let usual =
+            || directories::ProjectDirs::from("", "", "oarlock").map(|dirs| dirs.data_dir().join("service"));
+        self.data_dir.clone().or_else(usual).unwrap_or_else(|| PathBuf::from("oarlock-data"))
+    }
+}
+
+/// Seconds that [`ServiceSettings::check`] has passed, as a duration.
+#[must_use]
+pub fn seconds(s: f64) -> Duration {
+    Duration::try_from_secs_f64(s).unwrap_or(Duration::MAX)
+}
+
+fn ae_title<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AeTitle, D::Error> {
+    parsed("ae_title", &String::deserialize(deserializer)?)
+}
+
+fn peer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Peer, D::Error> {
+    parsed("peer", &String::deserialize(deserializer)?)
+}
+
+fn storage_classes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<StorageClass>, D::Error> {
+    Vec::<String>::deserialize(deserializer)?.iter().map(|text| parsed("storage_classes", text)).collect()
+}
+
+fn parsed<T: FromStr<Err: Display>, E: serde::de::Error>(key: &str, text: &str) -> Result<T, E> {
+    text.parse().map_err(|error| E::custom(format_args!("{key}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<ServiceSettings, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        ServiceSettings::load(file.path()).map_err(|e| {
+            let cause = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
+            format!("{e} {cause}")
+        })
+    }
+
+    /// The example holds every key, commented or not, at its default.
+    #[test]
+    fn the_example_is_the_default_and_names_every_key() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/service.yaml");
+        assert_eq!(ServiceSettings::load(&path).unwrap(), ServiceSettings::default());
+        let text = std::fs::read_to_string(path).unwrap();
+        let uncommented: String =
+            text.lines().map(|l| l.strip_prefix("#: ").unwrap_or(l).to_owned() + "\n").collect();
+        let full = load(&uncommented).unwrap();
+        assert_eq!(full.destinations[0].peer.to_string(), "ECLIPSE@10.0.0.5:104");
+        assert_eq!(full.listen.callers.len(), 2);
+        assert!(full.http.is_some() && full.data_dir.is_some());
+    }
+
+    #[test]
+    fn a_wrong_key_or_value_is_named_with_what_is_allowed() {
+        for (text, named) in [
+            ("listen: {prot: 104}", ["prot", "port"]),
+            ("ae_title: SEVENTEEN_LETTERS", ["ae_title", "1 to 16 characters"]),
+            ("series: {quiet_time_s: -1}", ["series.quiet_time_s", "0.001 to"]),
+            ("listen: {storage_classes: [mr]}", ["storage_classes", "enhanced_ct"]),
+            ("listen: {address: 0.0.0.0}", ["listen.callers", "at least one caller"]),
+            ("destinations: [{peer: ECLIPSE}]", ["peer", "AET@HOST:PORT"]),
+            ("listen: {called_ae_title: mine}", ["called_ae_title", "own"]),
+        ] {
+            let error = load(text).unwrap_err();
+            assert!(named.iter().all(|word| error.contains(word)), "{text}: {error}");
+        }
+    }
+}
