@@ -80,13 +80,13 @@ pub struct Augment {
 #[serde(deny_unknown_fields)]
 pub struct Optimizer {
     /// Highest learning rate.
-    pub learning_rate: f32,
+    pub learning_rate: f64,
     /// Rises evenly from zero over this many steps.
     pub warm_up_steps: u64,
     /// From this step on it falls like a cosine to a twentieth at the last step.
     pub decay_from_step: u64,
     /// Added to gradients, times the weight.
-    pub weight_decay: f32,
+    pub weight_decay: f64,
     /// All gradients together are scaled down to this length.
     pub longest_gradient: f32,
 }
@@ -179,8 +179,8 @@ impl TrainRecipe {
             ("augment.noise_hu", a.noise_hu),
             ("sources.open_kbp_share", self.sources.open_kbp_share),
             ("sources.atlas_share", self.sources.atlas_share),
-            ("optimizer.learning_rate", f64::from(self.optimizer.learning_rate)),
-            ("optimizer.weight_decay", f64::from(self.optimizer.weight_decay)),
+            ("optimizer.learning_rate", self.optimizer.learning_rate),
+            ("optimizer.weight_decay", self.optimizer.weight_decay),
             ("optimizer.longest_gradient", f64::from(self.optimizer.longest_gradient)),
         ];
         if let Some((key, value)) = not_negative.into_iter().find(|(_, v)| !v.is_finite() || *v < 0.0) {

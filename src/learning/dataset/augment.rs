@@ -66,6 +66,23 @@ pub fn draw_sample(
     sample
 }
 
+/// The whole case on the network's grid, padded with air to multiples of 16; of more than `largest` voxels on an axis
+/// the top-most slices and the middle of rows and columns are kept.
+#[must_use]
+pub fn whole_sample(case: &Case, spacing_mm: [f64; 3], largest: [usize; 3]) -> Sample {
+    let sides = case.grid.shape();
+    let source_mm = case.grid.spacing_mm();
+    let shape: [usize; 3] = std::array::from_fn(|axis| {
+        let voxels = index((sides[axis] as f64 * source_mm[axis] / spacing_mm[axis]).ceil());
+        (voxels.div_ceil(16) * 16).clamp(16, largest[axis])
+    });
+    let mut centre = sides.map(|side| (side as f64 - 1.0) / 2.0);
+    let excess_mm = sides[0] as f64 * source_mm[0] - shape[0] as f64 * spacing_mm[0];
+    centre[0] += (excess_mm / 2.0 / source_mm[0]).max(0.0);
+    let matrix = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
+    View { matrix, centre, mirrored: false }.look(case, spacing_mm, shape)
+}
+
 /// How the network's grid lies on the case: `source mm = rotation (network mm)`, both from their centres.
 struct View {
     /// Rows of the matrix, `(z, y, x)`; scaling and mirror included.
@@ -252,6 +269,22 @@ mod tests {
         let mut rng = rand_pcg::Pcg64::seed_from_u64(3);
         let sample = draw_sample(&case(), [3.0, 1.0, 1.0], [5, 7, 13], &AugmentSettings::NONE, &mut rng);
         assert!((sample.image[[1, 2, 5]] - normalised(124.5)).abs() < 1e-6);
+    }
+
+    /// 5 x 7 x 11 voxels of 3 x 1 x 2 mm at 0.9, 1, 1 mm: 16.7, 7, 22 voxels: 32, 16, 32; 16 slices keep the top 14.4 mm.
+    #[test]
+    fn a_whole_case_is_padded_or_keeps_its_top() {
+        let whole = whole_sample(&case(), [0.9, 1.0, 1.0], [64, 64, 64]);
+        assert_eq!(whole.image.dim(), (32, 16, 32));
+        let top = whole_sample(&case(), [0.9, 1.0, 1.0], [16, 64, 64]);
+        assert_eq!(top.image.dim(), (16, 16, 32));
+        // The highest source slice, 4, spans the last 3 mm: slices 13, 14 and 15.
+        let middle = |z: usize| top.image[[z, 8, 16]];
+        assert!(
+            (middle(15) - normalised(435.0 + 0.0)).abs() < 0.02 && middle(0) < middle(15),
+            "{}",
+            middle(15)
+        );
     }
 
     #[test]

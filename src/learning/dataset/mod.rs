@@ -9,7 +9,7 @@ mod error;
 mod open_kbp;
 mod organ_set;
 
-pub use augment::{AugmentSettings, Sample, draw_sample};
+pub use augment::{AugmentSettings, Sample, draw_sample, whole_sample};
 pub use case::Case;
 pub use error::DatasetError;
 pub use open_kbp::{OpenKbpPatient, list_open_kbp};

@@ -1,1 +1,81 @@
 //! The training run: targets, steps, epochs, checkpoints.
+//!
+//! Comes in: a recipe and cases. Goes out: checkpoints, and a model in a folder of models. One step is several graphs of
+//! standard operators with the choice of boxes between them; see `engine::graph::training`.
+
+mod boxes;
+mod checkpoint;
+mod gradients;
+mod patients;
+mod pooling;
+mod proposing;
+mod run;
+mod step;
+mod targets;
+mod validation;
+
+pub use checkpoint::{Checkpoint, CheckpointError};
+pub use gradients::Tensors;
+pub use run::{Event, Outcome, Start, train};
+pub use step::Losses;
+pub use validation::Validation;
+
+use crate::engine::runtime::session::SessionError;
+use crate::learning::dataset::DatasetError;
+use crate::learning::model::ModelError;
+
+/// Why a run ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The recipe names no preset there is.
+    #[error("there is no preset {name}: the recipe's `preset` is `reference` or `starter`")]
+    Preset {
+        /// What the recipe says.
+        name: String,
+    },
+    /// `--resume` without anything to go on from.
+    #[error("there is no whole checkpoint in {folder}: start without --resume")]
+    NothingToResume {
+        /// Where it was looked for.
+        folder: String,
+    },
+    /// A checkpoint of another run.
+    #[error(
+        "the checkpoint in {folder} is of preset {preset} and seed {seed}, the recipe is not: name another `output`"
+    )]
+    AnotherRun {
+        /// Where it lies.
+        folder: String,
+        /// Its preset.
+        preset: String,
+        /// Its seed.
+        seed: u64,
+    },
+    /// A patient cannot be used.
+    #[error("a patient cannot be read")]
+    Dataset(#[source] DatasetError),
+    /// A checkpoint cannot be written or read.
+    #[error("the run's state cannot be kept")]
+    Checkpoint(#[source] CheckpointError),
+    /// A graph cannot be loaded or run.
+    #[error("ONNX Runtime refused a graph of the training step")]
+    Session(#[source] SessionError),
+    /// The finished model cannot be stored.
+    #[error("the model cannot be stored")]
+    Model(#[source] ModelError),
+    /// A loss or gradient is no number.
+    #[error(
+        "step {step} on {case} gave losses {losses} with a gradient of length {length}: not a number, so nothing was \
+         changed; the last checkpoint is good: lower optimizer.learning_rate and go on with --resume"
+    )]
+    NotFinite {
+        /// Which step.
+        step: u64,
+        /// Which patient.
+        case: String,
+        /// The parts of the loss.
+        losses: String,
+        /// Length of all gradients together.
+        length: f32,
+    },
+}

@@ -1,0 +1,82 @@
+//! Which patient a step looks at, read ahead of the step in a thread of its own.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64;
+
+use crate::learning::dataset::{AugmentSettings, DatasetError, OpenKbpPatient, Sample, draw_sample};
+
+/// How many samples wait for the step at most.
+const AHEAD: usize = 3;
+
+/// Everything that training looks at.
+pub(super) struct Patients {
+    /// Real patients.
+    pub(super) real: Vec<OpenKbpPatient>,
+    /// Spacing of the network grid `(z, y, x)`, mm.
+    pub(super) spacing_mm: [f64; 3],
+    /// Voxels of a crop.
+    pub(super) crop: [usize; 3],
+    /// How far a look may be from the patient as scanned.
+    pub(super) augment: AugmentSettings,
+    /// Seed of the run.
+    pub(super) seed: u64,
+}
+
+impl Patients {
+    /// The sample of a step: a function of seed and step alone, so a resumed run sees what an unbroken one sees.
+    ///
+    /// # Errors
+    /// [`DatasetError`] when the patient's files cannot be used.
+    pub(super) fn sample(&self, step: u64) -> Result<Sample, DatasetError> {
+        let mut rng = Pcg64::seed_from_u64(self.seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let patient = &self.real[rng.random_range(0..self.real.len())];
+        let case = patient.read()?;
+        Ok(draw_sample(&case, self.spacing_mm, self.crop, &self.augment, &mut rng))
+    }
+
+    /// Starts reading the samples of `steps` in order.
+    pub(super) fn read_ahead(self, steps: std::ops::Range<u64>) -> ReadAhead {
+        let (sender, receiver) = sync_channel(AHEAD);
+        let thread = std::thread::spawn(move || send_all(&self, steps, &sender));
+        ReadAhead { receiver: Some(receiver), thread: Some(thread) }
+    }
+}
+
+fn send_all(
+    patients: &Patients,
+    steps: std::ops::Range<u64>,
+    sender: &SyncSender<Result<Sample, DatasetError>>,
+) {
+    for step in steps {
+        // The receiver goes away when the run ends early.
+        if sender.send(patients.sample(step)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Samples in the order of their steps.
+pub(super) struct ReadAhead {
+    receiver: Option<Receiver<Result<Sample, DatasetError>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ReadAhead {
+    /// The next sample, `None` after the last.
+    pub(super) fn next(&self) -> Option<Result<Sample, DatasetError>> {
+        self.receiver.as_ref()?.recv().ok()
+    }
+}
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        drop(self.receiver.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic of the reader has already been seen as a missing sample.
+            drop(thread.join());
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! The whole run: steps, checkpoints, validation, and the model at the end.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand_pcg::Pcg64;
+
+use super::TrainError;
+use super::checkpoint::{Checkpoint, CheckpointError, keep_newest};
+use super::patients::Patients;
+use super::step::{Losses, Plan, Trainer};
+use super::validation::{Segmenter, Validation};
+use crate::engine::graph::{Adam, AdamRates, OPSET, Preset, Weights, uanet};
+use crate::engine::runtime::session::{Provider, Runtime, SessionOptions};
+use crate::learning::dataset::{AugmentSettings, list_open_kbp, whole_sample};
+use crate::learning::model::{NewGraph, NewModel};
+use crate::settings::{DoorEntry, TrainRecipe};
+
+/// How a run begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// With fresh weights.
+    Fresh,
+    /// With the newest whole checkpoint of the output folder.
+    Resume,
+}
+
+/// Something that happened, for the screen and the log.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A step was taken.
+    Step {
+        /// Steps done.
+        step: u64,
+        /// Its losses.
+        losses: &'a Losses,
+        /// Its learning rate.
+        learning_rate: f64,
+        /// Its patient.
+        case: &'a str,
+    },
+    /// The held-out patients were segmented.
+    Validated {
+        /// Steps done.
+        step: u64,
+        /// What came out.
+        validation: &'a Validation,
+    },
+    /// A checkpoint that cannot be used was passed over.
+    PassedOver(&'a CheckpointError),
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Steps done.
+    pub steps: u64,
+    /// Whether all steps of the recipe are done.
+    pub finished: bool,
+    /// Folder of the model.
+    pub model: PathBuf,
+    /// Mean validation DSC of the model's weights, if it was measured.
+    pub validation: Option<f32>,
+}
+
+const BEST: &str = "best.checkpoint";
+
+/// Checkpoints that are kept besides the best one.
+const KEPT: usize = 2;
+
+/// Trains by the recipe until its steps or its time are over, or `stop` is set; then stores the best weights as a model.
+///
+/// # Errors
+/// [`TrainError`]; the last checkpoint stays good whatever happens.
+pub fn train(
+    recipe: &TrainRecipe,
+    runtime: Runtime,
+    start: Start,
+    stop: &AtomicBool,
+    report: &mut dyn FnMut(&Event<'_>),
+) -> Result<Outcome, TrainError> {
+    let preset =
+        Preset::named(&recipe.preset).ok_or_else(|| TrainError::Preset { name: recipe.preset.clone() })?;
+    let options = SessionOptions { threads: recipe.threads, provider: Provider::Cpu };
+    let begin = match start {
+        Start::Fresh => fresh(&preset, recipe),
+        Start::Resume => resumed(&preset, recipe, report)?,
+    };
+    let mut held_out = HeldOut::new(recipe, &preset)?;
+    let patients = patients(recipe, &preset)?;
+    let first = begin.step;
+    let mut trainer = Trainer::new(runtime, options.clone(), recipe.crop, begin.weights, begin.adam)?;
+    let samples = patients.read_ahead(first..recipe.steps);
+    let started = Instant::now();
+    let over = || {
+        let late = recipe.time_limit_s.is_some_and(|limit| started.elapsed() >= Duration::from_secs(limit));
+        late || stop.load(Ordering::Relaxed)
+    };
+    let mut step = first;
+    while step < recipe.steps && !over() {
+        let Some(sample) = samples.next() else { break };
+        let sample = sample.map_err(TrainError::Dataset)?;
+        let plan = plan(recipe, step);
+        let mut rng =
+            Pcg64::seed_from_u64(recipe.seed.wrapping_add(1) ^ step.wrapping_mul(0xD134_2543_DE82_EF95));
+        let losses = trainer.step(&sample, &plan, &mut rng)?;
+        step += 1;
+        let learning_rate = plan.rates.learning_rate;
+        report(&Event::Step { step, losses: &losses, learning_rate, case: &sample.name });
+        let rhythm = &recipe.rhythm;
+        let due = step >= rhythm.validation_from_step && step % rhythm.validation_steps == 0;
+        if due {
+            let validation = held_out.measure(runtime, &trainer.weights, &options)?;
+            report(&Event::Validated { step, validation: &validation });
+            held_out.keep_best(recipe, &state(recipe, step, &trainer), &validation)?;
+        }
+        if step % rhythm.checkpoint_steps == 0 {
+            save(recipe, &state(recipe, step, &trainer))?;
+        }
+    }
+    drop(samples);
+    let last = state(recipe, step, &trainer);
+    save(recipe, &last)?;
+    drop(trainer);
+    if step > first && step >= recipe.heads.mask_from_step && step % recipe.rhythm.validation_steps != 0 {
+        let validation = held_out.measure(runtime, &last.weights, &options)?;
+        report(&Event::Validated { step, validation: &validation });
+        held_out.keep_best(recipe, &last, &validation)?;
+    }
+    let best = recipe.output.join(BEST);
+    let chosen = if best.is_file() { Checkpoint::read(&best).map_err(TrainError::Checkpoint)? } else { last };
+    let model = recipe.output.join("model");
+    store(recipe, &chosen, &model)?;
+    Ok(Outcome { steps: step, finished: step >= recipe.steps, model, validation: chosen.validation })
+}
+
+fn fresh(preset: &Preset, recipe: &TrainRecipe) -> Checkpoint {
+    let weights = Weights::start(preset, recipe.seed);
+    Checkpoint { step: 0, seed: recipe.seed, validation: None, weights, adam: Adam::default() }
+}
+
+fn resumed(
+    preset: &Preset,
+    recipe: &TrainRecipe,
+    report: &mut dyn FnMut(&Event<'_>),
+) -> Result<Checkpoint, TrainError> {
+    let folder = recipe.output.display().to_string();
+    let (found, passed) = Checkpoint::latest(&recipe.output).map_err(TrainError::Checkpoint)?;
+    passed.iter().for_each(|error| report(&Event::PassedOver(error)));
+    let found = found.ok_or_else(|| TrainError::NothingToResume { folder: folder.clone() })?;
+    if found.weights.preset() != preset || found.seed != recipe.seed {
+        let preset = found.weights.preset().name.to_owned();
+        return Err(TrainError::AnotherRun { folder, preset, seed: found.seed });
+    }
+    Ok(found)
+}
+
+fn state(recipe: &TrainRecipe, step: u64, trainer: &Trainer) -> Checkpoint {
+    let (weights, adam) = (trainer.weights.clone(), trainer.adam.clone());
+    Checkpoint { step, seed: recipe.seed, validation: None, weights, adam }
+}
+
+fn save(recipe: &TrainRecipe, state: &Checkpoint) -> Result<(), TrainError> {
+    state.write(&recipe.output, &Checkpoint::step_name(state.step)).map_err(TrainError::Checkpoint)?;
+    keep_newest(&recipe.output, KEPT).map_err(TrainError::Checkpoint)
+}
+
+fn plan(recipe: &TrainRecipe, step: u64) -> Plan {
+    let heads = &recipe.heads;
+    let learning_rate = learning_rate(recipe, step);
+    Plan {
+        step,
+        refinement_boxes: (step >= heads.refinement_from_step).then_some(heads.refinement_boxes),
+        mask_boxes: (step >= heads.mask_from_step).then_some((heads.mask_boxes, heads.largest_mask_box)),
+        rates: AdamRates {
+            learning_rate,
+            weight_decay: recipe.optimizer.weight_decay,
+            ..AdamRates::default()
+        },
+        longest_gradient: recipe.optimizer.longest_gradient,
+    }
+}
+
+/// Even rise, then level, then half a cosine down to a twentieth.
+fn learning_rate(recipe: &TrainRecipe, step: u64) -> f64 {
+    const LOWEST: f64 = 0.05;
+    let optimizer = &recipe.optimizer;
+    let rise =
+        if step < optimizer.warm_up_steps { (step + 1) as f64 / optimizer.warm_up_steps as f64 } else { 1.0 };
+    let falling = step.saturating_sub(optimizer.decay_from_step) as f64;
+    let length = recipe.steps.saturating_sub(optimizer.decay_from_step).max(1) as f64;
+    let cosine = (std::f64::consts::PI * (falling / length).min(1.0)).cos();
+    optimizer.learning_rate * rise * (LOWEST + (1.0 - LOWEST) * (1.0 + cosine) / 2.0)
+}
+
+fn patients(recipe: &TrainRecipe, preset: &Preset) -> Result<Patients, TrainError> {
+    let sources = &recipe.sources;
+    let real = match &sources.open_kbp_train {
+        Some(part) if sources.open_kbp_share > 0.0 => list_open_kbp(part).map_err(TrainError::Dataset)?,
+        _ => Vec::new(),
+    };
+    let a = &recipe.augment;
+    Ok(Patients {
+        real,
+        spacing_mm: preset.spacing_mm,
+        crop: recipe.crop,
+        augment: AugmentSettings {
+            rotation_deg: a.rotation_deg,
+            scaling: a.scaling,
+            shift_mm: a.shift_mm,
+            mirror: a.mirror,
+            shift_hu: a.shift_hu,
+            noise_hu: a.noise_hu,
+        },
+        seed: recipe.seed,
+    })
+}
+
+/// Held-out patients, and the best weights so far.
+struct HeldOut {
+    patients: Vec<crate::learning::dataset::OpenKbpPatient>,
+    preset: Preset,
+    best: Option<f32>,
+}
+
+impl HeldOut {
+    fn new(recipe: &TrainRecipe, preset: &Preset) -> Result<Self, TrainError> {
+        let mut patients = match &recipe.sources.open_kbp_validation {
+            Some(part) => list_open_kbp(part).map_err(TrainError::Dataset)?,
+            None => Vec::new(),
+        };
+        patients.truncate(recipe.sources.validation_patients);
+        // A best checkpoint that cannot be read is not better than anything.
+        let best = Checkpoint::read(&recipe.output.join(BEST)).ok().and_then(|best| best.validation);
+        Ok(Self { patients, preset: preset.clone(), best })
+    }
+
+    fn measure(
+        &self,
+        runtime: Runtime,
+        weights: &Weights,
+        options: &SessionOptions,
+    ) -> Result<Validation, TrainError> {
+        let mut validation = Validation::default();
+        let mut segmenter = Segmenter::new(runtime, weights, options).map_err(TrainError::Session)?;
+        for patient in &self.patients {
+            let case = patient.read().map_err(TrainError::Dataset)?;
+            let sample = whole_sample(&case, self.preset.spacing_mm, self.preset.largest_input);
+            segmenter.measure(&sample, &mut validation).map_err(TrainError::Session)?;
+        }
+        Ok(validation)
+    }
+
+    fn keep_best(
+        &mut self,
+        recipe: &TrainRecipe,
+        state: &Checkpoint,
+        validation: &Validation,
+    ) -> Result<(), TrainError> {
+        if self.patients.is_empty() || self.best.is_some_and(|best| validation.mean() <= best) {
+            return Ok(());
+        }
+        self.best = Some(validation.mean());
+        let best = Checkpoint { validation: self.best, ..state.clone() };
+        best.write(&recipe.output, BEST).map_err(TrainError::Checkpoint)?;
+        Ok(())
+    }
+}
+
+/// Writes the graphs for segmenting with these weights into a folder of models.
+fn store(recipe: &TrainRecipe, chosen: &Checkpoint, folder: &Path) -> Result<(), TrainError> {
+    let weights = &chosen.weights;
+    let graph = |part: &str, bytes: Vec<u8>, inputs: &[(&str, &str)], outputs: &[(&str, &str)]| NewGraph {
+        part: part.to_owned(),
+        bytes,
+        inputs: doors(inputs),
+        outputs: doors(outputs),
+    };
+    let channels = &weights.preset().channels;
+    let sides: BTreeMap<&str, String> = [
+        ("f2", format!("1 {} D/2 H/2 W/2", channels.stage2)),
+        ("f4", format!("1 {} D/4 H/4 W/4", channels.stage4)),
+        ("f8", format!("1 {} D/8 H/8 W/8", channels.merge8)),
+        ("pooled", format!("n {}", uanet::pooled_width(weights.preset()))),
+    ]
+    .into();
+    let maps = [("f2", sides["f2"].as_str()), ("f4", sides["f4"].as_str()), ("f8", sides["f8"].as_str())];
+    let image = ("image", "1 1 D H W");
+    let trunk_out =
+        [maps[0], maps[1], maps[2], ("logits", "1 12 D/8 H/8 W/8"), ("deltas", "1 72 D/8 H/8 W/8")];
+    let mask_in = [image, maps[0], maps[1], maps[2], ("class", "1")];
+    let model = NewModel {
+        name: recipe.name.clone(),
+        preset: recipe.preset.clone(),
+        opset: OPSET,
+        steps: chosen.step,
+        card: card(recipe, chosen),
+        graphs: vec![
+            graph("trunk", uanet::trunk_graph(weights), &[image], &trunk_out),
+            graph(
+                "refinement",
+                uanet::refinement_graph(weights),
+                &[("pooled", sides["pooled"].as_str())],
+                &[("class_logits", "n 29"), ("box_deltas", "n 174")],
+            ),
+            graph("mask", uanet::mask_graph(weights), &mask_in, &[("logit", "1 1 D H W")]),
+        ],
+    };
+    model.store(folder).map_err(TrainError::Model)
+}
+
+fn doors(list: &[(&str, &str)]) -> Vec<DoorEntry> {
+    list.iter()
+        .map(|(name, sides)| DoorEntry {
+            name: (*name).to_owned(),
+            sides: sides.split(' ').map(str::to_owned).collect(),
+        })
+        .collect()
+}
+
+/// The model card that every run writes by itself.
+fn card(recipe: &TrainRecipe, chosen: &Checkpoint) -> String {
+    let measured = chosen.validation.map_or_else(
+        || "Not validated.".to_owned(),
+        |mean| {
+            format!(
+                "Mean DSC {mean:.3} over the organs that {} held-out patients annotate (an organ that was not found \
+                 counts as 0), on the network's grid; these patients chose the checkpoint.",
+                recipe.sources.validation_patients
+            )
+        },
+    );
+    format!(
+        "# {}\n\nPreset `{}`, {} training steps of one crop each, seed {}.\nMade by `oarlock train`.\n\n## Validation\n\n\
+         {measured}\n\n## What it must not be used for\n\nIt must not be used for treatment: nothing it draws was \
+         validated in a clinic.\n",
+        recipe.name, recipe.preset, chosen.step, chosen.seed
+    )
+}

@@ -1,0 +1,468 @@
+//! One training step: forward, boxes, heads, backbone, Adam.
+
+use std::collections::BTreeMap;
+
+use ndarray::{Array4, Array5, Axis};
+use rand::{Rng, RngExt};
+
+use super::TrainError;
+use super::boxes::{BodyCount, TrueBox, true_boxes};
+use super::gradients::{Tensors, accumulate, clip};
+use super::pooling::{add_crop, crop, pool};
+use super::proposing::{anchors, encode, proposals, single};
+use super::targets::{
+    AnchorRole, RefinementCounts, RefinementSample, RpnLimits, Truth, anchor_roles, class_weights, jittered,
+    mask_box, refinement_samples,
+};
+use super::validation::map;
+use crate::engine::graph::preset::{N_ANCHORS, N_CLASSES};
+use crate::engine::graph::training::{self, TrainingGraph};
+use crate::engine::graph::{Adam, AdamRates, Preset, Weights};
+use crate::engine::runtime::session::{Input, Outputs, Runtime, Session, SessionError, SessionOptions};
+use crate::learning::dataset::{OrganSet, Sample};
+use crate::vocabulary::space::VoxelBox;
+
+/// The five parts of the loss; `None` where a head has not joined yet or found nothing to learn from.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Losses {
+    /// Focal loss of the proposals.
+    pub proposal_class: f32,
+    /// Smooth L1 of the proposals.
+    pub proposal_box: f32,
+    /// Cross entropy of the refinement.
+    pub refinement_class: Option<f32>,
+    /// Smooth L1 of the refinement.
+    pub refinement_box: Option<f32>,
+    /// One minus overlap, mean over the boxes of the step.
+    pub mask: Option<f32>,
+}
+
+/// What a step does besides the backbone's own losses.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Plan {
+    /// Number of the step, for messages.
+    pub(super) step: u64,
+    /// Rows of the refinement batch, `None` before the head joins.
+    pub(super) refinement_boxes: Option<usize>,
+    /// Boxes of the mask head and the largest box in voxels, `None` before it joins.
+    pub(super) mask_boxes: Option<(usize, usize)>,
+    /// Adam.
+    pub(super) rates: AdamRates,
+    /// Longest gradient.
+    pub(super) longest_gradient: f32,
+}
+
+/// The network in training on crops of one shape.
+pub(super) struct Trainer {
+    runtime: Runtime,
+    options: SessionOptions,
+    preset: Preset,
+    crop: [usize; 3],
+    /// The weights as they are now.
+    pub(super) weights: Weights,
+    /// Adam's memory.
+    pub(super) adam: Adam,
+    shapes: BTreeMap<String, Vec<usize>>,
+    forward: Loaded,
+    backbone: Loaded,
+    refinement: Option<(usize, Loaded)>,
+    masks: Vec<([usize; 3], Loaded)>,
+}
+
+/// A training graph, ready to run.
+struct Loaded {
+    session: Session,
+    weights: Vec<String>,
+    trained: Vec<String>,
+    running: Vec<String>,
+}
+
+/// Feature maps of a sample, batch axis left out, and the gradients that the heads put into them.
+struct Features {
+    image: Array4<f32>,
+    maps: [Array4<f32>; 3],
+    gradients: [Array4<f32>; 3],
+}
+
+/// Downscaling of the three maps.
+const SCALES: [usize; 3] = [2, 4, 8];
+
+/// Mask sessions that are kept; each box shape has its own.
+const MOST_MASK_SESSIONS: usize = 40;
+
+impl Trainer {
+    /// Builds and loads the graphs for crops of `crop` voxels.
+    pub(super) fn new(
+        runtime: Runtime,
+        options: SessionOptions,
+        crop: [usize; 3],
+        weights: Weights,
+        adam: Adam,
+    ) -> Result<Self, TrainError> {
+        let preset = weights.preset().clone();
+        let shapes = weights.parameters().iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
+        let load =
+            |name: &str, graph| Loaded::new(runtime, name, graph, &options).map_err(TrainError::Session);
+        let forward = load("forward", training::forward(&preset, crop))?;
+        let backbone = load("backbone step", training::backbone_step(&preset, crop))?;
+        Ok(Self {
+            runtime,
+            preset,
+            crop,
+            weights,
+            adam,
+            shapes,
+            forward,
+            backbone,
+            refinement: None,
+            masks: Vec::new(),
+            options,
+        })
+    }
+
+    /// Takes one step on a sample; where a loss is not a number, nothing is changed.
+    pub(super) fn step(
+        &mut self,
+        sample: &Sample,
+        plan: &Plan,
+        rng: &mut impl Rng,
+    ) -> Result<Losses, TrainError> {
+        let mut losses = Losses::default();
+        let mut gradients = Tensors::new();
+        let truth_boxes = true_boxes(&sample.organs, sample.annotated, &self.preset);
+        let body = BodyCount::of(sample.image.view());
+        let truth = Truth { boxes: &truth_boxes, annotated: sample.annotated, body: &body };
+        let (mut features, logits, deltas) = self.look(sample).map_err(TrainError::Session)?;
+
+        if let Some(n_boxes) = plan.refinement_boxes {
+            let anchors = anchors(&self.preset, self.crop);
+            let found = proposals(&anchors, &logits, &deltas, self.crop, &self.preset, 4 * n_boxes);
+            let counts =
+                RefinementCounts { per_organ: self.preset.targets.proposals_per_organ, total: n_boxes };
+            let mut samples = refinement_samples(&found, &truth, counts, rng);
+            samples.truncate(n_boxes);
+            if !samples.is_empty() {
+                let (class, delta) = self
+                    .refine(&mut features, &samples, &truth, n_boxes, &mut gradients)
+                    .map_err(TrainError::Session)?;
+                (losses.refinement_class, losses.refinement_box) = (Some(class), Some(delta));
+            }
+        }
+        if let Some((count, largest)) = plan.mask_boxes {
+            let boxes = self.mask_boxes(&truth_boxes, count, largest, rng);
+            let mut sum = 0.0;
+            for (true_box, region) in &boxes {
+                sum += self
+                    .mask(&mut features, sample, true_box, region, &mut gradients)
+                    .map_err(TrainError::Session)?;
+            }
+            losses.mask = (!boxes.is_empty()).then(|| sum / boxes.len() as f32);
+        }
+        let running = self
+            .backbone(&features, &truth, rng, &mut gradients, &mut losses)
+            .map_err(TrainError::Session)?;
+        let length = clip(&mut gradients, plan.longest_gradient);
+        if !(length.is_finite() && losses.total().is_finite()) {
+            return Err(TrainError::NotFinite {
+                step: plan.step,
+                case: sample.name.clone(),
+                losses: losses.to_string(),
+                length,
+            });
+        }
+        self.adam.step(&mut self.weights, &gradients, &plan.rates);
+        for (name, values) in running {
+            self.weights.values_mut(&name).copy_from_slice(&values);
+        }
+        Ok(losses)
+    }
+
+    /// Feature maps, RPN logits and deltas of a sample.
+    fn look(&mut self, sample: &Sample) -> Result<(Features, Vec<f32>, Vec<f32>), SessionError> {
+        let image = sample.image.view().insert_axis(Axis(0)).to_owned();
+        let as_input = image.view().insert_axis(Axis(0)).to_owned();
+        let inputs = [("image", Input::array(&as_input))];
+        let out = self.forward.run(&inputs, &self.weights, &self.shapes)?;
+        let maps = [map(&out, "f2")?, map(&out, "f4")?, map(&out, "f8")?];
+        let (logits, deltas) = (values(&out, "logits")?, values(&out, "deltas")?);
+        let gradients = [0, 1, 2].map(|i: usize| Array4::zeros(maps[i].raw_dim()));
+        Ok((Features { image, maps, gradients }, logits, deltas))
+    }
+
+    /// The refinement head on its samples: class loss and box loss.
+    fn refine(
+        &mut self,
+        features: &mut Features,
+        samples: &[RefinementSample],
+        truth: &Truth<'_>,
+        n_rows: usize,
+        gradients: &mut Tensors,
+    ) -> Result<(f32, f32), SessionError> {
+        let class_of =
+            |sample: &RefinementSample| sample.truth.map_or(0, |number| truth.boxes[number].organ.class());
+        let classes: Vec<usize> = samples.iter().map(class_of).collect();
+        let mut row_weights = class_weights(&classes);
+        row_weights.resize(n_rows, 0.0);
+        let mut allowed = vec![0.0; n_rows * N_CLASSES];
+        let mut box_targets = vec![0.0; n_rows * 6 * N_CLASSES];
+        let mut box_weights = vec![0.0; n_rows * 6 * N_CLASSES];
+        for (row, (sample, class)) in samples.iter().zip(&classes).enumerate() {
+            allowed[row * N_CLASSES + class] = 1.0;
+            match sample.truth {
+                Some(number) => {
+                    let deltas = encode(&sample.proposal, &truth.boxes[number].target, &self.preset);
+                    let at = (row * N_CLASSES + class) * 6;
+                    box_targets[at..at + 6].copy_from_slice(&deltas);
+                    box_weights[at..at + 6].fill(1.0);
+                }
+                None => {
+                    for organ in OrganSet::ALL.iter().filter(|organ| !truth.annotated.contains(*organ)) {
+                        allowed[row * N_CLASSES + organ.class()] = 1.0;
+                    }
+                }
+            }
+        }
+        // Unused rows must be of some class, their weight is zero.
+        (samples.len()..n_rows).for_each(|row| allowed[row * N_CLASSES] = 1.0);
+        let boxes: Vec<_> = samples.iter().map(|sample| sample.proposal).collect();
+        let mut pooled = pool(&features.maps[2], &boxes);
+        let n_cells = pooled.cells.len();
+        let width = n_cells / boxes.len();
+        pooled.cells.resize(n_rows * width, 0.0);
+        if self.refinement.as_ref().is_none_or(|(rows, _)| *rows != n_rows) {
+            let graph = training::refinement_step(&self.preset, n_rows);
+            let loaded = Loaded::new(self.runtime, "refinement step", graph, &self.options)?;
+            self.refinement = Some((n_rows, loaded));
+        }
+        let (_, loaded) = self.refinement.as_mut().expect("loaded by the lines above");
+        let wide = [n_rows, 6 * N_CLASSES];
+        let inputs = [
+            ("pooled", Input::F32(&[n_rows, width], &pooled.cells)),
+            ("allowed", Input::F32(&[n_rows, N_CLASSES], &allowed)),
+            ("row_weights", Input::F32(&[n_rows, 1], &row_weights)),
+            ("box_targets", Input::F32(&wide, &box_targets)),
+            ("box_weights", Input::F32(&wide, &box_weights)),
+        ];
+        let trained = loaded.trained.clone();
+        let out = loaded.run(&inputs, &self.weights, &self.shapes)?;
+        accumulate(gradients, named(&out, "grad", &trained)?);
+        let of_cells = values(&out, "grad.pooled")?;
+        let parts = (out.scalar("loss.class")?, out.scalar("loss.box")?);
+        pooled.add_gradient(&of_cells[..n_cells], &mut features.gradients[2]);
+        Ok(parts)
+    }
+
+    /// Organs that the mask head looks at in this step, with the boxes it sees.
+    fn mask_boxes(
+        &self,
+        boxes: &[TrueBox],
+        count: usize,
+        largest: usize,
+        rng: &mut impl Rng,
+    ) -> Vec<(TrueBox, VoxelBox)> {
+        let mut all: Vec<(TrueBox, VoxelBox)> = boxes
+            .iter()
+            .map(|b| (*b, mask_box(&jittered(&b.target, rng), self.crop)))
+            .filter(|(_, region)| region.shape().iter().product::<usize>() <= largest)
+            .collect();
+        while all.len() > count {
+            all.swap_remove(rng.random_range(0..all.len()));
+        }
+        all
+    }
+
+    /// The mask head on one organ: its loss.
+    fn mask(
+        &mut self,
+        features: &mut Features,
+        sample: &Sample,
+        true_box: &TrueBox,
+        region: &VoxelBox,
+        gradients: &mut Tensors,
+    ) -> Result<f32, SessionError> {
+        let bit = OrganSet::of(true_box.organ).bits();
+        let VoxelBox { start, end } = *region;
+        let part = sample.organs.slice(ndarray::s![start[0]..end[0], start[1]..end[1], start[2]..end[2]]);
+        let truth: Vec<f32> = part.iter().map(|voxel| if voxel & bit != 0 { 1.0 } else { 0.0 }).collect();
+        if truth.iter().sum::<f32>() < 0.5 {
+            return Ok(0.0);
+        }
+        let valid = vec![1.0; truth.len()];
+        let image = crop(&features.image, region, 1);
+        let [f2, f4, f8] = [0, 1, 2].map(|i: usize| crop(&features.maps[i], region, SCALES[i]));
+        let class = i64::try_from(true_box.organ.index()).expect("28 organs");
+        let [d, h, w] = region.shape();
+        let inputs = [
+            ("image", Input::array(&image)),
+            ("f2", Input::array(&f2)),
+            ("f4", Input::array(&f4)),
+            ("f8", Input::array(&f8)),
+            ("class", Input::I64(&[1], &[class])),
+            ("truth", Input::F32(&[1, 1, d, h, w], &truth)),
+            ("valid", Input::F32(&[1, 1, d, h, w], &valid)),
+        ];
+        let place = self.mask_session(region.shape())?;
+        let loaded = &mut self.masks[place].1;
+        let trained = loaded.trained.clone();
+        let out = loaded.run(&inputs, &self.weights, &self.shapes)?;
+        accumulate(gradients, named(&out, "grad", &trained)?);
+        for (i, name) in ["grad.f2", "grad.f4", "grad.f8"].into_iter().enumerate() {
+            add_crop(out.view(name)?, region, SCALES[i], &mut features.gradients[i]);
+        }
+        out.scalar("loss.mask")
+    }
+
+    /// Place of the mask session for boxes of these sides; the one unused for longest goes when there are too many.
+    fn mask_session(&mut self, sides: [usize; 3]) -> Result<usize, SessionError> {
+        if let Some(place) = self.masks.iter().position(|(known, _)| *known == sides) {
+            let recent = self.masks.remove(place);
+            self.masks.push(recent);
+        } else {
+            let graph = training::mask_step(&self.preset, sides);
+            let loaded = Loaded::new(self.runtime, "mask step", graph, &self.options)?;
+            if self.masks.len() == MOST_MASK_SESSIONS {
+                self.masks.remove(0);
+            }
+            self.masks.push((sides, loaded));
+        }
+        Ok(self.masks.len() - 1)
+    }
+
+    /// The backbone's own losses and all its gradients; returns the new running statistics.
+    fn backbone(
+        &mut self,
+        features: &Features,
+        truth: &Truth<'_>,
+        rng: &mut impl Rng,
+        gradients: &mut Tensors,
+        losses: &mut Losses,
+    ) -> Result<Tensors, SessionError> {
+        let targets = ProposalTargets::new(&self.preset, self.crop, truth, rng);
+        let [d, h, w] = self.crop.map(|side| side / 8);
+        let (narrow, wide) = ([1, N_ANCHORS, d, h, w], [1, 6 * N_ANCHORS, d, h, w]);
+        let batch = |of: &Array4<f32>| -> Array5<f32> { of.view().insert_axis(Axis(0)).to_owned() };
+        let image = batch(&features.image);
+        let [df2, df4, df8] = [0, 1, 2].map(|i: usize| batch(&features.gradients[i]));
+        let inputs = [
+            ("image", Input::array(&image)),
+            ("positive", Input::F32(&narrow, &targets.positive)),
+            ("negative", Input::F32(&narrow, &targets.negative)),
+            ("box_targets", Input::F32(&wide, &targets.box_targets)),
+            ("box_weights", Input::F32(&wide, &targets.box_weights)),
+            ("df2", Input::array(&df2)),
+            ("df4", Input::array(&df4)),
+            ("df8", Input::array(&df8)),
+        ];
+        let (trained, running) = (self.backbone.trained.clone(), self.backbone.running.clone());
+        let out = self.backbone.run(&inputs, &self.weights, &self.shapes)?;
+        accumulate(gradients, named(&out, "grad", &trained)?);
+        losses.proposal_class = out.scalar("loss.rpn_class")?;
+        losses.proposal_box = out.scalar("loss.rpn_box")?;
+        named(&out, "running", &running)
+    }
+}
+
+impl Loaded {
+    fn new(
+        runtime: Runtime,
+        name: &str,
+        graph: TrainingGraph,
+        options: &SessionOptions,
+    ) -> Result<Self, SessionError> {
+        let session = Session::from_bytes(runtime, name, &graph.bytes, options)?;
+        Ok(Self { session, weights: graph.weights, trained: graph.trained, running: graph.running })
+    }
+
+    /// Runs the graph with its weights as inputs.
+    fn run(
+        &mut self,
+        inputs: &[(&str, Input<'_>)],
+        weights: &Weights,
+        shapes: &BTreeMap<String, Vec<usize>>,
+    ) -> Result<Outputs<'_>, SessionError> {
+        let mut all = inputs.to_vec();
+        for name in &self.weights {
+            all.push((name, Input::F32(&shapes[name], weights.values(name))));
+        }
+        self.session.run(&all)
+    }
+}
+
+/// Targets of the proposal stage as the graph wants them: axes anchor (or `6 anchor + coordinate`), z, y, x.
+struct ProposalTargets {
+    positive: Vec<f32>,
+    negative: Vec<f32>,
+    box_targets: Vec<f32>,
+    box_weights: Vec<f32>,
+}
+
+impl ProposalTargets {
+    /// Positives weigh 1, negatives together as much as all positives. Source: Tang et al. 2019, reference
+    /// implementation.
+    fn new(preset: &Preset, crop: [usize; 3], truth: &Truth<'_>, rng: &mut impl Rng) -> Self {
+        let anchors = anchors(preset, crop);
+        let rules = &preset.targets;
+        let limits = RpnLimits {
+            positive: single(rules.anchor_positive_iou),
+            negative: single(rules.anchor_negative_iou),
+            n_negative: rules.anchor_negatives,
+        };
+        let roles = anchor_roles(&anchors, truth, &limits, rng);
+        let count = |wanted: fn(&AnchorRole) -> bool| roles.iter().filter(|role| wanted(role)).count();
+        let n_positive = count(|role| matches!(role, AnchorRole::Positive(_)));
+        let n_negative = count(|role| *role == AnchorRole::Negative);
+        let negative_weight = n_positive.max(1) as f32 / n_negative.max(1) as f32;
+        let positions = anchors.len() / N_ANCHORS;
+        let mut targets = Self {
+            positive: vec![0.0; anchors.len()],
+            negative: vec![0.0; anchors.len()],
+            box_targets: vec![0.0; 6 * anchors.len()],
+            box_weights: vec![0.0; 6 * anchors.len()],
+        };
+        for (place, role) in roles.iter().enumerate() {
+            let (anchor, position) = (place % N_ANCHORS, place / N_ANCHORS);
+            match role {
+                AnchorRole::Ignored => {}
+                AnchorRole::Negative => targets.negative[anchor * positions + position] = negative_weight,
+                AnchorRole::Positive(number) => {
+                    targets.positive[anchor * positions + position] = 1.0;
+                    let deltas = encode(&anchors[place], &truth.boxes[*number].target, preset);
+                    for (i, delta) in deltas.into_iter().enumerate() {
+                        let at = (6 * anchor + i) * positions + position;
+                        targets.box_targets[at] = delta;
+                        targets.box_weights[at] = 1.0;
+                    }
+                }
+            }
+        }
+        targets
+    }
+}
+
+impl Losses {
+    /// The sum of the parts that there are.
+    #[must_use]
+    pub fn total(&self) -> f32 {
+        let heads = [self.refinement_class, self.refinement_box, self.mask];
+        self.proposal_class + self.proposal_box + heads.into_iter().flatten().sum::<f32>()
+    }
+}
+
+impl std::fmt::Display for Losses {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "proposals {:.4} + {:.3}", self.proposal_class, self.proposal_box)?;
+        if let Some((class, delta)) = self.refinement_class.zip(self.refinement_box) {
+            write!(f, ", refinement {class:.3} + {delta:.3}")?;
+        }
+        self.mask.map_or(Ok(()), |mask| write!(f, ", mask {mask:.3}"))
+    }
+}
+
+fn values(out: &Outputs<'_>, name: &str) -> Result<Vec<f32>, SessionError> {
+    Ok(out.view(name)?.iter().copied().collect())
+}
+
+/// The outputs `prefix.name` by name.
+fn named(out: &Outputs<'_>, prefix: &str, names: &[String]) -> Result<Tensors, SessionError> {
+    names.iter().map(|name| Ok((name.clone(), values(out, &format!("{prefix}.{name}"))?))).collect()
+}
