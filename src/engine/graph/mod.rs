@@ -6,6 +6,7 @@
 mod adam;
 mod builder;
 mod derivative;
+mod description;
 mod layers;
 mod losses;
 mod onnx;
@@ -19,5 +20,6 @@ mod weights;
 
 pub use adam::{Adam, AdamRates, Moments};
 pub use builder::OPSET;
+pub use description::{DescriptionError, Door, GraphDescription};
 pub use preset::Preset;
 pub use weights::{Parameter, Role, Start, Weights, WeightsError};
