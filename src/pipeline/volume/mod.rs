@@ -2,8 +2,14 @@
 //!
 //! Comes in: `CtSeries`. Goes out: [`HuVolume`] on the image grid and [`NetworkInput`] on the network's.
 
+mod codec;
+mod decode;
+mod error;
 mod hu_volume;
+mod jpeg_ls;
 mod network_input;
 
+pub use decode::{AIR_HU, LARGEST_SIDE, hu_of_frame};
+pub use error::{PixelError, VolumeError};
 pub use hu_volume::HuVolume;
 pub use network_input::NetworkInput;

@@ -17,7 +17,9 @@ use dicom_object::InMemDicomObject;
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 use flate2::read::DeflateDecoder;
 
-use super::structure::{Encoding, Layout, PixelDataPlace, StructureError, check_meta_group, check_structure};
+use super::structure::{
+    Encoding, Layout, PixelDataPlace, StructureError, check_meta_group, check_structure, short_vr_of,
+};
 use super::{InvalidUid, TransferSyntaxUid};
 
 const DEFLATED: &str = "1.2.840.10008.1.2.1.99";
@@ -245,8 +247,8 @@ impl Instance {
     /// [`InstanceError::Reader`] for a value that dicom-rs cannot take.
     pub fn data_set(&self) -> Result<InMemDicomObject, InstanceError> {
         let mut bytes = Vec::new();
-        for (_, range) in &self.layout.top_level {
-            bytes.extend_from_slice(self.slice(range));
+        for (tag, range) in &self.layout.top_level {
+            self.copy_element(*tag, range, &mut bytes);
         }
         self.parse(&bytes, SpecificCharacterSet::default())
     }
@@ -261,9 +263,9 @@ impl Instance {
     pub fn data_set_of_bytes(&self, keep: impl Fn(Tag) -> bool) -> Result<InMemDicomObject, InstanceError> {
         let element_byte = if self.encoding == Encoding::ExplicitBig { 3 } else { 2 };
         let mut bytes = Vec::new();
-        for (_, range) in self.layout.top_level.iter().filter(|(tag, _)| keep(*tag)) {
+        for (tag, range) in self.layout.top_level.iter().filter(|(tag, _)| keep(*tag)) {
             let start = bytes.len();
-            bytes.extend_from_slice(self.slice(range));
+            self.copy_element(*tag, range, &mut bytes);
             for position in self.layout.character_sets.iter().filter(|position| range.contains(position)) {
                 bytes[start + (position - range.start) + element_byte] = 0x04;
             }
@@ -287,6 +289,25 @@ impl Instance {
 
     fn slice(&self, range: &Range<usize>) -> &[u8] {
         &self.bytes[self.data_set_start + range.start..self.data_set_start + range.end]
+    }
+
+    /// Copies an element of the top level. One that an archive stored as UN, not knowing it, gets the VR of the
+    /// dictionary back; its value is the same in explicit little endian (PS3.5 6.2.2 note 2).
+    fn copy_element(&self, tag: Tag, range: &Range<usize>, bytes: &mut Vec<u8>) {
+        let element = self.slice(range);
+        if self.encoding == Encoding::ExplicitLittle
+            && element.get(4..6) == Some(b"UN")
+            && let Some(vr) = short_vr_of(tag)
+            && let Some(value) = element.get(12..)
+            && let Ok(length) = u16::try_from(value.len())
+        {
+            bytes.extend_from_slice(&element[..4]);
+            bytes.extend_from_slice(vr.to_string().as_bytes());
+            bytes.extend_from_slice(&length.to_le_bytes());
+            bytes.extend_from_slice(value);
+        } else {
+            bytes.extend_from_slice(element);
+        }
     }
 
     fn parse(&self, bytes: &[u8], cs: SpecificCharacterSet) -> Result<InMemDicomObject, InstanceError> {

@@ -440,6 +440,11 @@ fn vr_of(tag: Tag) -> VR {
     StandardDataDictionary.by_tag(tag).map_or(VR::UN, |entry| entry.vr.relaxed())
 }
 
+/// The VR of a tag in the dictionary, if it is one whose length takes 16 bits.
+pub(super) fn short_vr_of(tag: Tag) -> Option<VR> {
+    Some(vr_of(tag)).filter(|vr| has_short_length(*vr))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
