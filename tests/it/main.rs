@@ -12,4 +12,5 @@
 
 mod cli;
 mod series;
+mod series_made;
 mod support;
