@@ -57,12 +57,13 @@ pub struct TraceOptions {
 }
 
 impl TraceOptions {
-    /// What we deliver unless a destination is set up otherwise: keyholes; 0.1 mm, a tenth of a usual pixel; rings
+    /// What we deliver unless a destination is set up otherwise: keyholes; 0.03 mm, since chords of a round organ
+    /// all lie inside it and 0.1 mm would cost an eye 2 % of its volume; rings
     /// from 1 mm2 on (about one pixel); specks under 5 mm3 and crumbs further than 20 mm with under a tenth of the
     /// organ's volume go.
     pub const DELIVERED: Self = Self {
         holes: HoleForm::Keyhole,
-        tolerance_mm: 0.1,
+        tolerance_mm: 0.03,
         smallest_area_mm2: 1.0,
         pieces: PieceLimits { smallest_mm3: 5.0, far_mm: 20.0, far_part: 0.1 },
     };
@@ -111,12 +112,12 @@ mod tests {
     #[test]
     fn a_ball_stays_where_it_was_put() {
         let network =
-            Grid::axial([16, 48, 64], [2.5, 1.0, 1.0], PatientPoint::lps_mm(-20.0, 5.0, 30.0)).unwrap();
+            Grid::axial([26, 48, 64], [1.5, 1.0, 1.0], PatientPoint::lps_mm(-20.0, 5.0, 30.0)).unwrap();
         let image =
             Grid::axial([30, 80, 90], [1.25, 0.7, 0.8], PatientPoint::lps_mm(-21.0, 4.0, 31.0)).unwrap();
         let (centre, radius) = (PatientPoint::lps_mm(8.3, 27.2, 49.1), 11.0);
-        let region = VoxelBox { start: [2, 5, 10], end: [15, 40, 50] };
-        let probability = Array3::from_shape_fn([13, 35, 40], |(k, j, i)| {
+        let region = VoxelBox { start: [2, 5, 10], end: [24, 40, 50] };
+        let probability = Array3::from_shape_fn([22, 35, 40], |(k, j, i)| {
             let v = VoxelPoint { z: 2.0 + k as f64, y: 5.0 + j as f64, x: 10.0 + i as f64 };
             let depth_mm = radius - network.patient_from_voxel(v).distance_mm(centre);
             (0.5 + depth_mm / 20.0).clamp(0.0, 1.0) as f32
@@ -126,7 +127,7 @@ mod tests {
         let [(Organ::EyeL, roi)] = found.as_slice() else { panic!("{found:?}") };
         let truth = 4.0 / 3.0 * std::f64::consts::PI * radius.powi(3);
         let volume = volume_mm3(roi, &image);
-        assert!((volume / truth - 1.0).abs() < 0.015, "{volume} of {truth} mm3");
+        assert!((volume / truth - 1.0).abs() < 0.01, "{volume} of {truth} mm3");
         let filled = fill(roi, &image, FillRule::Union);
         let (mut n, mut sum) = (0.0, [0.0; 3]);
         for ((k, j, i), _) in filled.voxels.indexed_iter().filter(|(_, inside)| **inside) {
