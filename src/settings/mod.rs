@@ -1,12 +1,14 @@
 //! YAML to checked values; the only place that knows YAML.
 
 mod manifest;
+mod organs;
 pub mod service;
 mod train;
 
 use std::path::PathBuf;
 
 pub use manifest::{DoorEntry, GraphEntry, Manifest, ModelEntry};
+pub use organs::{OrganEntry, StructureTemplate};
 pub use service::ServiceSettings;
 pub use train::{Augment, Heads, Optimizer, Rhythm, Sources, TrainRecipe};
 

@@ -101,7 +101,8 @@ impl StructureTemplate {
         let mut entries: Vec<OrganEntry> = Vec::with_capacity(Organ::COUNT);
         for e in file.organs {
             let organ = Organ::ALL.into_iter().find(|organ| format!("{organ:?}") == e.organ);
-            let organ = organ.ok_or_else(|| wrong("organ", &e.organ, "one of the 28, as the example has them"))?;
+            let organ =
+                organ.ok_or_else(|| wrong("organ", &e.organ, "one of the 28, as the example has them"))?;
             if entries.iter().any(|other| other.organ == organ) {
                 return Err(wrong("organ", &e.organ, "each organ once"));
             }
@@ -120,7 +121,11 @@ impl StructureTemplate {
         }
         entries.sort_by_key(|entry| entry.organ);
         if entries.len() != Organ::COUNT {
-            return Err(wrong("organs", &format!("{} entries", entries.len()), "one entry for each of the 28"));
+            return Err(wrong(
+                "organs",
+                &format!("{} entries", entries.len()),
+                "one entry for each of the 28",
+            ));
         }
         let template = Self { entries };
         template.no_name_for_two().map_err(|name| wrong("synonyms", &name, "a name for one organ only"))?;
