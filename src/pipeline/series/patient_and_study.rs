@@ -9,9 +9,9 @@ use dicom_object::mem::InMemElement;
 
 use crate::vocabulary::dicom::instance::{Instance, InstanceError};
 
-/// Attributes of the modules General Study and Patient Study (PS3.3 C.7.2.1, C.7.2.2) outside of group 0010, and
-/// what makes the text readable. Group 0010 is taken whole: Patient, Patient Study.
-const STUDY_ATTRIBUTES: [Tag; 22] = [
+/// Attributes of the modules General Study and Patient Study (PS3.3 C.7.2.1, C.7.2.2) outside of group 0010,
+/// de-identification (Patient module, group 0012) and what makes the text readable. Group 0010 is taken whole: Patient, Patient Study.
+const STUDY_ATTRIBUTES: [Tag; 25] = [
     tags::SPECIFIC_CHARACTER_SET,
     tags::STUDY_DATE,
     tags::STUDY_TIME,
@@ -29,6 +29,9 @@ const STUDY_ATTRIBUTES: [Tag; 22] = [
     tags::ADMITTING_DIAGNOSES_DESCRIPTION,
     tags::ADMITTING_DIAGNOSES_CODE_SEQUENCE,
     tags::REFERENCED_STUDY_SEQUENCE,
+    tags::PATIENT_IDENTITY_REMOVED,
+    tags::DEIDENTIFICATION_METHOD,
+    tags::DEIDENTIFICATION_METHOD_CODE_SEQUENCE,
     tags::STUDY_INSTANCE_UID,
     tags::STUDY_ID,
     tags::REQUESTING_SERVICE,
