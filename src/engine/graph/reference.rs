@@ -1,4 +1,5 @@
-//! The network against PyTorch: outputs, losses and every gradient of all graphs of the `starter` preset.
+//! The network against PyTorch: outputs, losses and every gradient of all graphs of the `starter` preset, and twenty
+//! steps of Adam.
 //!
 //! `tests/reference/uanet_numbers.py` makes the numbers, `tests/reference/uanet_numbers.json` holds them and names the
 //! versions that made them.
@@ -7,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::training::{self, TrainingGraph};
 use super::weights::{Role, Start};
-use super::{Preset, Weights, uanet};
+use super::{Adam, AdamRates, Preset, Weights, uanet};
 use crate::engine::runtime::session::{
     Input, Outputs, Provider, Runtime, Session, SessionOptions, runtime_of_tests, weight_inputs,
 };
@@ -63,18 +64,21 @@ impl Reference {
     /// Compares each output, and takes it off the list of what is expected.
     fn check(&mut self, graph: &str, outputs: &Outputs<'_>, names: &[String]) {
         for name in names {
-            let view = outputs.view(name).unwrap();
-            let key = format!("{graph} {name}");
-            let [norm, projection] = self.0.remove(&key).unwrap_or_else(|| panic!("the script has no {key}"));
-            let along = hashed(&format!("project {key}"), view.len());
-            let found_norm = view.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
-            let found: f64 = view.iter().zip(&along).map(|(&v, &a)| f64::from(v) * f64::from(a)).sum();
-            let off = ((found_norm - norm).abs()).max((found - projection).abs()) / norm;
-            assert!(
-                off < TOLERANCE,
-                "{key}: expected {norm} and {projection}, found {found_norm} and {found}: off by {off:.1e}"
-            );
+            let values: Vec<_> = outputs.view(name).unwrap().iter().copied().collect();
+            self.compare(&format!("{graph} {name}"), &values, TOLERANCE);
         }
+    }
+
+    fn compare(&mut self, key: &str, values: &[f32], tolerance: f64) {
+        let [norm, projection] = self.0.remove(key).unwrap_or_else(|| panic!("the script has no {key}"));
+        let along = hashed(&format!("project {key}"), values.len());
+        let found_norm = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+        let found: f64 = values.iter().zip(&along).map(|(&v, &a)| f64::from(v) * f64::from(a)).sum();
+        let off = ((found_norm - norm).abs()).max((found - projection).abs()) / norm;
+        assert!(
+            off < tolerance,
+            "{key}: expected {norm} and {projection}, found {found_norm} and {found}: off by {off:.1e}"
+        );
     }
 }
 
@@ -111,14 +115,15 @@ fn above(threshold: f32) -> impl Fn(f32) -> f32 {
 }
 
 #[test]
-fn every_output_and_gradient_is_that_of_pytorch() {
-    let Some(runtime) = runtime_of_tests("every_output_and_gradient_is_that_of_pytorch") else { return };
+fn every_output_gradient_and_step_is_that_of_pytorch() {
+    let Some(runtime) = runtime_of_tests("every_output_gradient_and_step_is_that_of_pytorch") else { return };
     let preset = Preset::starter();
     let weights = hashed_weights(&preset);
     let mut reference = Reference::read();
     trunk(runtime, &weights, &mut reference);
     refinement(runtime, &weights, &mut reference);
     mask(runtime, &weights, &mut reference);
+    adam(&weights, &mut reference);
     assert!(reference.0.is_empty(), "not compared: {:?}", reference.0.keys());
     let trained = weights.parameters().iter().filter(|parameter| parameter.role == Role::Trained).count();
     assert!(trained > 100, "{trained}");
@@ -211,4 +216,28 @@ fn mask(runtime: Runtime, weights: &Weights, reference: &mut Reference) {
         weight_inputs(weights, &graph.weights).into_iter().chain(inputs.all()).chain([class]).collect();
     let names = all_of(&graph, &["loss.mask"], &["f2", "f4", "f8"]);
     reference.check("mask_step", &session.run(&all).unwrap(), &names);
+
+    let (mut weights, mut adam, mut losses) = (weights.clone(), Adam::default(), Vec::new());
+    for _ in 0..20 {
+        let all: Vec<_> =
+            weight_inputs(&weights, &graph.weights).into_iter().chain(inputs.all()).chain([class]).collect();
+        let outputs = session.run(&all).unwrap();
+        losses.push(outputs.scalar("loss.mask").unwrap());
+        let gradient =
+            |name: &String| outputs.view(&format!("grad.{name}")).unwrap().iter().copied().collect();
+        let gradients = graph.trained.iter().map(|name| (name.clone(), gradient(name))).collect();
+        adam.step(&mut weights, &gradients, &AdamRates::default());
+    }
+    reference.compare("adam losses", &losses, TOLERANCE);
+}
+
+fn adam(weights: &Weights, reference: &mut Reference) {
+    let name = "mask.up8.conv.weight";
+    let (mut weights, mut adam) = (weights.clone(), Adam::default());
+    for step in 0..20 {
+        let gradient = hashed(&format!("gradient {step}"), weights.values(name).len());
+        let rates = AdamRates { weight_decay: 1e-1, ..AdamRates::default() };
+        adam.step(&mut weights, &BTreeMap::from([(name.to_owned(), gradient)]), &rates);
+    }
+    reference.compare("adam alone", weights.values(name), 1e-6);
 }

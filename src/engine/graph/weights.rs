@@ -366,4 +366,14 @@ mod tests {
         values.insert("other".to_owned(), vec![]);
         assert!(Weights::new(&preset, values).unwrap_err().to_string().contains("other"));
     }
+
+    /// A changed number here means that the architecture changed, and no weight file fits any more.
+    #[test]
+    fn each_preset_has_its_count_of_numbers() {
+        let count = |preset: &Preset| {
+            uanet::parameters(preset).iter().map(|p| p.shape.iter().product::<usize>()).sum()
+        };
+        let counts: [usize; 2] = [count(&Preset::starter()), count(&Preset::reference())];
+        assert_eq!(counts, [3_104_503, 19_830_211]);
+    }
 }
