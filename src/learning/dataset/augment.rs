@@ -170,7 +170,7 @@ fn height_of_one_organ(case: &Case, rng: &mut impl Rng) -> Option<f64> {
 }
 
 /// Rotation about z, y and x in turn, matrix in `(z, y, x)` order.
-fn rotation([about_z, about_y, about_x]: [f64; 3]) -> [[f64; 3]; 3] {
+pub(super) fn rotation([about_z, about_y, about_x]: [f64; 3]) -> [[f64; 3]; 3] {
     let (sz, cz) = about_z.to_radians().sin_cos();
     let (sy, cy) = about_y.to_radians().sin_cos();
     let (sx, cx) = about_x.to_radians().sin_cos();
@@ -185,7 +185,7 @@ fn product(a: [[f64; 3]; 3], b: [[f64; 3]; 3]) -> [[f64; 3]; 3] {
 }
 
 /// The voxel whose centre is nearest, `None` outside the volume.
-fn nearest(at: [f64; 3], (d, h, w): (usize, usize, usize)) -> Option<[usize; 3]> {
+pub(super) fn nearest(at: [f64; 3], (d, h, w): (usize, usize, usize)) -> Option<[usize; 3]> {
     let mut voxel = [0; 3];
     for (axis, side) in [d, h, w].into_iter().enumerate() {
         let rounded = at[axis].round();
@@ -225,7 +225,7 @@ fn jitter_intensity(image: &mut Array3<f32>, settings: &AugmentSettings, rng: &m
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "a rounding to f32 is meant")]
-fn single(value: f64) -> f32 {
+pub(super) fn single(value: f64) -> f32 {
     value as f32
 }
 

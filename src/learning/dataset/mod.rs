@@ -3,12 +3,15 @@
 //! Comes in: folders of other projects. Goes out: [`Case`] (one patient as annotated) and [`Sample`] (one random
 //! look at a patient on the network's grid, ready to train on).
 
+mod atlas;
 mod augment;
 mod case;
 mod error;
+mod nifti_volume;
 mod open_kbp;
 mod organ_set;
 
+pub use atlas::LabelAtlas;
 pub use augment::{AugmentSettings, Sample, draw_sample, whole_sample};
 pub use case::Case;
 pub use error::DatasetError;

@@ -6,8 +6,10 @@
 mod boxes;
 mod checkpoint;
 mod gradients;
+mod losses;
 mod patients;
 mod pooling;
+mod proposal_targets;
 mod proposing;
 mod run;
 mod step;
@@ -16,8 +18,8 @@ mod validation;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use gradients::Tensors;
+pub use losses::Losses;
 pub use run::{Event, Outcome, Start, train};
-pub use step::Losses;
 pub use validation::Validation;
 
 use crate::engine::runtime::session::SessionError;

@@ -6,7 +6,9 @@ use std::thread::JoinHandle;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
-use crate::learning::dataset::{AugmentSettings, DatasetError, OpenKbpPatient, Sample, draw_sample};
+use crate::learning::dataset::{
+    AugmentSettings, DatasetError, LabelAtlas, OpenKbpPatient, Sample, draw_sample,
+};
 
 /// How many samples wait for the step at most.
 const AHEAD: usize = 3;
@@ -15,6 +17,10 @@ const AHEAD: usize = 3;
 pub(super) struct Patients {
     /// Real patients.
     pub(super) real: Vec<OpenKbpPatient>,
+    /// Anatomies to draw synthetic patients from.
+    pub(super) atlases: Vec<LabelAtlas>,
+    /// Probability that a step looks at a synthetic patient.
+    pub(super) synthetic: f64,
     /// Spacing of the network grid `(z, y, x)`, mm.
     pub(super) spacing_mm: [f64; 3],
     /// Voxels of a crop.
@@ -32,6 +38,10 @@ impl Patients {
     /// [`DatasetError`] when the patient's files cannot be used.
     pub(super) fn sample(&self, step: u64) -> Result<Sample, DatasetError> {
         let mut rng = Pcg64::seed_from_u64(self.seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        if self.real.is_empty() || (!self.atlases.is_empty() && rng.random_range(0.0..1.0) < self.synthetic) {
+            let atlas = &self.atlases[rng.random_range(0..self.atlases.len())];
+            return Ok(atlas.draw(self.spacing_mm, self.crop, &mut rng));
+        }
         let patient = &self.real[rng.random_range(0..self.real.len())];
         let case = patient.read()?;
         Ok(draw_sample(&case, self.spacing_mm, self.crop, &self.augment, &mut rng))

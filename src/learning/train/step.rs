@@ -8,11 +8,12 @@ use rand::{Rng, RngExt};
 use super::TrainError;
 use super::boxes::{BodyCount, TrueBox, true_boxes};
 use super::gradients::{Tensors, accumulate, clip};
+use super::losses::Losses;
 use super::pooling::{add_crop, crop, pool};
-use super::proposing::{anchors, encode, proposals, single};
+use super::proposal_targets::ProposalTargets;
+use super::proposing::{anchors, encode, proposals};
 use super::targets::{
-    AnchorRole, RefinementCounts, RefinementSample, RpnLimits, Truth, anchor_roles, class_weights, jittered,
-    mask_box, refinement_samples,
+    RefinementCounts, RefinementSample, Truth, class_weights, jittered, mask_box, refinement_samples,
 };
 use super::validation::map;
 use crate::engine::graph::preset::{N_ANCHORS, N_CLASSES};
@@ -21,21 +22,6 @@ use crate::engine::graph::{Adam, AdamRates, Preset, Weights};
 use crate::engine::runtime::session::{Input, Outputs, Runtime, Session, SessionError, SessionOptions};
 use crate::learning::dataset::{OrganSet, Sample};
 use crate::vocabulary::space::VoxelBox;
-
-/// The five parts of the loss; `None` where a head has not joined yet or found nothing to learn from.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Losses {
-    /// Focal loss of the proposals.
-    pub proposal_class: f32,
-    /// Smooth L1 of the proposals.
-    pub proposal_box: f32,
-    /// Cross entropy of the refinement.
-    pub refinement_class: Option<f32>,
-    /// Smooth L1 of the refinement.
-    pub refinement_box: Option<f32>,
-    /// One minus overlap, mean over the boxes of the step.
-    pub mask: Option<f32>,
-}
 
 /// What a step does besides the backbone's own losses.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -388,76 +374,6 @@ impl Loaded {
     }
 }
 
-/// Targets of the proposal stage as the graph wants them: axes anchor (or `6 anchor + coordinate`), z, y, x.
-struct ProposalTargets {
-    positive: Vec<f32>,
-    negative: Vec<f32>,
-    box_targets: Vec<f32>,
-    box_weights: Vec<f32>,
-}
-
-impl ProposalTargets {
-    /// Positives weigh 1, negatives together as much as all positives. Source: Tang et al. 2019, reference
-    /// implementation.
-    fn new(preset: &Preset, crop: [usize; 3], truth: &Truth<'_>, rng: &mut impl Rng) -> Self {
-        let anchors = anchors(preset, crop);
-        let rules = &preset.targets;
-        let limits = RpnLimits {
-            positive: single(rules.anchor_positive_iou),
-            negative: single(rules.anchor_negative_iou),
-            n_negative: rules.anchor_negatives,
-        };
-        let roles = anchor_roles(&anchors, truth, &limits, rng);
-        let count = |wanted: fn(&AnchorRole) -> bool| roles.iter().filter(|role| wanted(role)).count();
-        let n_positive = count(|role| matches!(role, AnchorRole::Positive(_)));
-        let n_negative = count(|role| *role == AnchorRole::Negative);
-        let negative_weight = n_positive.max(1) as f32 / n_negative.max(1) as f32;
-        let positions = anchors.len() / N_ANCHORS;
-        let mut targets = Self {
-            positive: vec![0.0; anchors.len()],
-            negative: vec![0.0; anchors.len()],
-            box_targets: vec![0.0; 6 * anchors.len()],
-            box_weights: vec![0.0; 6 * anchors.len()],
-        };
-        for (place, role) in roles.iter().enumerate() {
-            let (anchor, position) = (place % N_ANCHORS, place / N_ANCHORS);
-            match role {
-                AnchorRole::Ignored => {}
-                AnchorRole::Negative => targets.negative[anchor * positions + position] = negative_weight,
-                AnchorRole::Positive(number) => {
-                    targets.positive[anchor * positions + position] = 1.0;
-                    let deltas = encode(&anchors[place], &truth.boxes[*number].target, preset);
-                    for (i, delta) in deltas.into_iter().enumerate() {
-                        let at = (6 * anchor + i) * positions + position;
-                        targets.box_targets[at] = delta;
-                        targets.box_weights[at] = 1.0;
-                    }
-                }
-            }
-        }
-        targets
-    }
-}
-
-impl Losses {
-    /// The sum of the parts that there are.
-    #[must_use]
-    pub fn total(&self) -> f32 {
-        let heads = [self.refinement_class, self.refinement_box, self.mask];
-        self.proposal_class + self.proposal_box + heads.into_iter().flatten().sum::<f32>()
-    }
-}
-
-impl std::fmt::Display for Losses {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "proposals {:.4} + {:.3}", self.proposal_class, self.proposal_box)?;
-        if let Some((class, delta)) = self.refinement_class.zip(self.refinement_box) {
-            write!(f, ", refinement {class:.3} + {delta:.3}")?;
-        }
-        self.mask.map_or(Ok(()), |mask| write!(f, ", mask {mask:.3}"))
-    }
-}
-
 fn values(out: &Outputs<'_>, name: &str) -> Result<Vec<f32>, SessionError> {
     Ok(out.view(name)?.iter().copied().collect())
 }
@@ -465,4 +381,117 @@ fn values(out: &Outputs<'_>, name: &str) -> Result<Vec<f32>, SessionError> {
 /// The outputs `prefix.name` by name.
 fn named(out: &Outputs<'_>, prefix: &str, names: &[String]) -> Result<Tensors, SessionError> {
     names.iter().map(|name| Ok((name.clone(), values(out, &format!("{prefix}.{name}"))?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array3;
+    use rand::SeedableRng;
+    use rand_pcg::Pcg64;
+
+    use super::super::checkpoint::Checkpoint;
+    use super::*;
+    use crate::engine::runtime::session::{Provider, runtime_of_tests};
+    use crate::vocabulary::organ::Organ;
+
+    const CROP: [usize; 3] = [16, 32, 48];
+
+    fn sample(annotated: OrganSet) -> Sample {
+        let image = Array3::from_shape_fn(CROP, |(z, y, x)| {
+            if (4..12).contains(&z) && (5..27).contains(&y) {
+                0.1 * ((z + 2 * y + 3 * x) % 7) as f32
+            } else {
+                -1.0
+            }
+        });
+        let mut organs = Array3::zeros(CROP);
+        organs.slice_mut(ndarray::s![5..10, 8..20, 20..38]).fill(OrganSet::of(Organ::Mandible).bits());
+        Sample { name: "brick".into(), image, organs, annotated }
+    }
+
+    fn plan(step: u64, n_boxes: usize) -> Plan {
+        let rates = AdamRates { learning_rate: 0.002, ..AdamRates::default() };
+        Plan {
+            step,
+            refinement_boxes: Some(n_boxes),
+            mask_boxes: Some((1, 100_000)),
+            rates,
+            longest_gradient: 10.0,
+        }
+    }
+
+    fn trainer(runtime: Runtime, weights: Weights, adam: Adam) -> Trainer {
+        let options = SessionOptions { threads: 1, provider: Provider::Cpu };
+        Trainer::new(runtime, options, CROP, weights, adam).unwrap()
+    }
+
+    fn take(trainer: &mut Trainer, steps: std::ops::Range<u64>) -> Vec<Losses> {
+        let mandible = sample(OrganSet::of(Organ::Mandible));
+        steps
+            .map(|step| trainer.step(&mandible, &plan(step, 8), &mut Pcg64::seed_from_u64(step)).unwrap())
+            .collect()
+    }
+
+    /// Two steps, a file, two steps more, against four steps: the same losses and weights to the bit, on one thread.
+    #[test]
+    fn a_resumed_run_is_the_unbroken_run() {
+        let Some(runtime) = runtime_of_tests("a_resumed_run_is_the_unbroken_run") else { return };
+        let start = || Weights::start(&Preset::starter(), 5);
+        let mut unbroken = trainer(runtime, start(), Adam::default());
+        let all = take(&mut unbroken, 0..4);
+        let mut first = trainer(runtime, start(), Adam::default());
+        take(&mut first, 0..2);
+        let dir = tempfile::tempdir().unwrap();
+        let state =
+            Checkpoint { step: 2, seed: 5, validation: None, weights: first.weights, adam: first.adam };
+        let state = Checkpoint::read(&state.write(dir.path(), "x.checkpoint").unwrap()).unwrap();
+        let mut second = trainer(runtime, state.weights, state.adam);
+        assert_eq!(take(&mut second, 2..4), all[2..]);
+        assert_eq!(second.weights, unbroken.weights);
+        assert_ne!(second.weights, start());
+    }
+
+    /// Voxels of an organ that is not annotated change nothing: neither a loss nor a weight.
+    #[test]
+    fn an_unannotated_organ_changes_nothing() {
+        let Some(runtime) = runtime_of_tests("an_unannotated_organ_changes_nothing") else { return };
+        let step = |sample: &Sample| {
+            let mut trainer = trainer(runtime, Weights::start(&Preset::starter(), 5), Adam::default());
+            let losses = trainer.step(sample, &plan(0, 8), &mut Pcg64::seed_from_u64(3)).unwrap();
+            (losses, trainer.weights)
+        };
+        let known = OrganSet::of(Organ::Mandible);
+        let plain = sample(known);
+        let mut other = plain.clone();
+        other.organs.slice_mut(ndarray::s![6..9, 10..14, 4..12]).fill(OrganSet::of(Organ::Larynx).bits());
+        let (losses, weights) = step(&other);
+        assert_eq!((losses, weights.clone()), step(&plain));
+        other.annotated = known.union(OrganSet::of(Organ::Larynx));
+        let (with_larynx, moved) = step(&other);
+        assert!(with_larynx != losses && moved != weights, "the test would see a difference");
+    }
+
+    /// A case without any annotated organ trains nothing but what is in the air, and gives no box or mask loss.
+    #[test]
+    fn a_case_without_organs_is_no_error() {
+        let Some(runtime) = runtime_of_tests("a_case_without_organs_is_no_error") else { return };
+        let mut trainer = trainer(runtime, Weights::start(&Preset::starter(), 5), Adam::default());
+        let losses =
+            trainer.step(&sample(OrganSet::EMPTY), &plan(0, 8), &mut Pcg64::seed_from_u64(3)).unwrap();
+        assert!(losses.proposal_box.abs() < 1e-9 && losses.mask.is_none(), "{losses}");
+        assert!(losses.total().is_finite());
+    }
+
+    /// An image that is no number stops the step by name and leaves every weight as it was.
+    #[test]
+    fn a_loss_that_is_no_number_changes_nothing() {
+        let Some(runtime) = runtime_of_tests("a_loss_that_is_no_number_changes_nothing") else { return };
+        let weights = Weights::start(&Preset::starter(), 5);
+        let mut trainer = trainer(runtime, weights.clone(), Adam::default());
+        let mut broken = sample(OrganSet::of(Organ::Mandible));
+        broken.image[[6, 9, 21]] = f32::NAN;
+        let error = trainer.step(&broken, &plan(7, 8), &mut Pcg64::seed_from_u64(3)).unwrap_err();
+        assert!(matches!(error, TrainError::NotFinite { step: 7, .. }), "{error}");
+        assert_eq!(trainer.weights, weights);
+    }
 }
