@@ -4,7 +4,7 @@
 //! each tensor, then the bytes. Its metadata names the preset and the SHA-256 of the bytes.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use rand::SeedableRng;
@@ -18,6 +18,8 @@ use super::{Preset, uanet};
 
 /// No header is longer than this, in bytes: some hundred tensors, a hundred bytes each, and room.
 const LONGEST_HEADER: u64 = 1 << 20;
+/// No file is longer than this, in bytes: several times the largest preset.
+const LONGEST_FILE: u64 = 1 << 30;
 
 /// Whether the optimiser changes a tensor or the data does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,11 +215,10 @@ impl Weights {
     /// # Errors
     /// Where the file cannot be read, is broken, or does not fit the preset that it names.
     pub fn load(path: &Path) -> Result<Self, WeightsError> {
-        let bytes = std::fs::read(path).map_err(|source| WeightsError::File {
-            operation: "read",
-            path: path.to_owned(),
-            source,
-        })?;
+        let failed = |source| WeightsError::File { operation: "read", path: path.to_owned(), source };
+        let mut bytes = Vec::new();
+        let file = std::fs::File::open(path).map_err(failed)?;
+        file.take(LONGEST_FILE).read_to_end(&mut bytes).map_err(failed)?;
         Self::from_bytes(&bytes, path)
     }
 
@@ -262,7 +263,7 @@ impl Weights {
         if metadata("sha256") != Some(hex(&Sha256::digest(body)).as_str()) {
             return Err(broken("bytes that differ from their SHA-256"));
         }
-        let mut values = BTreeMap::new();
+        let (mut values, mut shapes) = (BTreeMap::new(), BTreeMap::new());
         for (name, place) in header.iter().filter(|(name, _)| *name != "__metadata__") {
             let offset = |at| usize::try_from(place.get("data_offsets")?.get(at)?.as_u64()?).ok();
             let bytes = offset(0).zip(offset(1)).and_then(|(start, end)| body.get(start..end));
@@ -272,9 +273,24 @@ impl Weights {
             if !surplus.is_empty() {
                 return Err(broken(&format!("a cut number in {name}")));
             }
+            let sides: Option<Vec<usize>> =
+                place.get("shape").and_then(|sides| serde_json::from_value(sides.clone()).ok());
+            shapes.insert(name.clone(), sides.unwrap_or_default());
             values.insert(name.clone(), numbers.iter().map(|number| f32::from_le_bytes(*number)).collect());
         }
-        Self::new(&preset, values)
+        let weights = Self::new(&preset, values)?;
+        for parameter in &weights.parameters {
+            let found = shapes.get(&parameter.name);
+            if found != Some(&parameter.shape) {
+                return Err(WeightsError::Unfit {
+                    preset: preset.name,
+                    name: parameter.name.clone(),
+                    wanted: format!("{:?}", parameter.shape),
+                    found: format!("{:?}", found.cloned().unwrap_or_default()),
+                });
+            }
+        }
+        Ok(weights)
     }
 
     /// Weight and bias of a convolution with the batch norm after it folded in, computed in `f64`.
@@ -352,6 +368,13 @@ mod tests {
         *flipped.last_mut().unwrap() ^= 1;
         assert!(Weights::from_bytes(&flipped, path).unwrap_err().to_string().contains("SHA-256"));
         assert!(Weights::from_bytes(&[0xff; 64], path).is_err());
+        let mut turned = Weights::start(&Preset::starter(), 7).to_bytes();
+        let from = b"\"shape\":[24,64,";
+        let at = turned.windows(from.len()).position(|part| part == from).unwrap();
+        turned[at..at + from.len()].copy_from_slice(b"\"shape\":[64,24,");
+        assert!(
+            Weights::from_bytes(&turned, path).unwrap_err().to_string().contains("wanted [24, 64, 3, 3, 3]")
+        );
     }
 
     #[test]

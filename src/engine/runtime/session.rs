@@ -116,6 +116,9 @@ impl Runtime {
     /// [`SessionError::Start`] where the library cannot be loaded, [`SessionError::AnotherLibrary`] where this process
     /// already runs one from another path.
     pub fn start(library: &Path) -> Result<Self, SessionError> {
+        // One file may have several names.
+        let canonical = library.canonicalize();
+        let library = canonical.as_deref().unwrap_or(library);
         let _one_at_a_time = STARTING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if STARTED.get().is_none() {
             let failed = |source| SessionError::Start { library: library.to_owned(), source };
