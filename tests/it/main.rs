@@ -11,6 +11,10 @@
 )]
 
 mod cli;
+mod delivery;
+mod ingest;
 mod series;
 mod series_made;
+mod service;
 mod support;
+mod wire;

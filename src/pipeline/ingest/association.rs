@@ -32,26 +32,27 @@ const ARTIM: Duration = Duration::from_secs(10);
 /// How long a message in hand may still take once we are asked to stop.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Transfer syntaxes that are stored as sent.
-const TRANSFER_SYNTAXES: [&str; 17] = [
-    uids::IMPLICIT_VR_LITTLE_ENDIAN,
-    uids::EXPLICIT_VR_LITTLE_ENDIAN,
-    EXPLICIT_VR_BIG_ENDIAN,
-    uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
-    uids::RLE_LOSSLESS,
-    uids::JPEG_BASELINE8_BIT,
-    uids::JPEG_EXTENDED12_BIT,
-    uids::JPEG_LOSSLESS,
-    uids::JPEG_LOSSLESS_SV1,
-    uids::JPEGLS_LOSSLESS,
-    uids::JPEGLS_NEAR_LOSSLESS,
-    uids::JPEG2000_LOSSLESS,
-    uids::JPEG2000,
-    uids::HTJ2K_LOSSLESS,
-    uids::HTJ2K_LOSSLESS_RPCL,
-    uids::HTJ2K,
-    uids::ENCAPSULATED_UNCOMPRESSED_EXPLICIT_VR_LITTLE_ENDIAN,
-];
+/// Whether a data set in this transfer syntax is taken, to be stored as sent: the four plain ones, and whatever
+/// compresses pixel data inside explicit VR little endian. JPIP only refers to pixels elsewhere.
+fn is_stored_as_sent(transfer_syntax: &str) -> bool {
+    let jpip = [
+        "1.2.840.10008.1.2.4.94",
+        "1.2.840.10008.1.2.4.95",
+        "1.2.840.10008.1.2.4.204",
+        "1.2.840.10008.1.2.4.205",
+    ];
+    let plain = [
+        uids::IMPLICIT_VR_LITTLE_ENDIAN,
+        uids::EXPLICIT_VR_LITTLE_ENDIAN,
+        uids::ENCAPSULATED_UNCOMPRESSED_EXPLICIT_VR_LITTLE_ENDIAN,
+        uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+        EXPLICIT_VR_BIG_ENDIAN,
+        uids::RLE_LOSSLESS,
+    ];
+    let is_jpeg_family =
+        transfer_syntax.starts_with("1.2.840.10008.1.2.4.") && !jpip.contains(&transfer_syntax);
+    is_jpeg_family || plain.contains(&transfer_syntax)
+}
 
 /// A-ASSOCIATE-RJ: result, source, reason (PS3.8 9.3.4).
 type Reject = [u8; 3];
@@ -212,7 +213,7 @@ fn negotiate(
         }
         let abstract_syntax = trimmed(&proposed.abstract_syntax);
         let transfer_syntax =
-            proposed.transfer_syntaxes.iter().map(|s| trimmed(s)).find(|s| TRANSFER_SYNTAXES.contains(s));
+            proposed.transfer_syntaxes.iter().map(|s| trimmed(s)).find(|s| is_stored_as_sent(s));
         let transfer_syntax = transfer_syntax.and_then(|s| TransferSyntaxUid::parse(s).ok());
         let is_ours = abstract_syntax == VERIFICATION || classes.accept(abstract_syntax);
         let reason = match &transfer_syntax {
