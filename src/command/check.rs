@@ -1,9 +1,203 @@
 //! `oarlock check`.
+//!
+//! Exit code 0: nothing stands in the way. 1: something does, and each line says what to do. 2: wrong arguments.
 
-use super::{CommandResult, RuntimeChoice};
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::CheckArgs;
+use crate::engine::runtime::session::Runtime;
+use crate::learning::model::ModelRegistry;
+use crate::pipeline::delivery;
+use crate::pipeline::ingest::free_mb;
+use crate::service::scu_timeouts;
+use crate::settings::ServiceSettings;
+use crate::vocabulary::dicom::{AeTitle, Peer};
+
+/// How one thing stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    Ok,
+    /// Works, but look at it.
+    Note,
+    /// Stands in the way.
+    Bad,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    subject: &'static str,
+    verdict: Verdict,
+    text: String,
+}
+
+impl Finding {
+    fn ok(subject: &'static str, text: impl ToString) -> Self {
+        Self { subject, verdict: Verdict::Ok, text: text.to_string() }
+    }
+
+    fn note(subject: &'static str, text: impl ToString) -> Self {
+        Self { subject, verdict: Verdict::Note, text: text.to_string() }
+    }
+
+    fn bad(subject: &'static str, text: impl ToString) -> Self {
+        Self { subject, verdict: Verdict::Bad, text: text.to_string() }
+    }
+}
 
 /// Runs the command.
-pub(super) fn run(_args: CheckArgs, _runtime: &RuntimeChoice) -> CommandResult {
-    Err("this command is not built yet".into())
+pub(super) fn run(args: CheckArgs, runtime: &RuntimeChoice) -> CommandResult {
+    let mut findings = Vec::new();
+    let settings = settings(args.config.as_deref(), &mut findings);
+    if let Some(settings) = &settings {
+        findings.push(data_folder(settings));
+        findings.push(disk(settings));
+        findings.push(open_door(settings));
+        findings.push(model(settings));
+        findings.extend(peers(settings)?);
+    }
+    findings.push(library(runtime));
+    findings.push(clock());
+    if args.json {
+        say(serde_json::to_string_pretty(&findings)?);
+    } else {
+        for finding in &findings {
+            let mark = match finding.verdict {
+                Verdict::Ok => "ok  ",
+                Verdict::Note => "note",
+                Verdict::Bad => "BAD ",
+            };
+            say(format_args!("{mark}  {}: {}", finding.subject, finding.text));
+        }
+    }
+    let is_bad = findings.iter().any(|f| f.verdict == Verdict::Bad);
+    Ok(if is_bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn settings(path: Option<&Path>, findings: &mut Vec<Finding>) -> Option<ServiceSettings> {
+    let Some(path) = path else {
+        findings.push(Finding::ok("settings", "none given, so the defaults of config/service.yaml"));
+        return Some(ServiceSettings::default());
+    };
+    match ServiceSettings::load(path) {
+        Ok(settings) => {
+            findings.push(Finding::ok("settings", path.display()));
+            Some(settings)
+        }
+        Err(error) => {
+            findings.push(Finding::bad("settings", chain(&error)));
+            None
+        }
+    }
+}
+
+fn data_folder(settings: &ServiceSettings) -> Finding {
+    let folder = settings.data_folder();
+    let probe = std::fs::create_dir_all(&folder).and_then(|()| tempfile::tempfile_in(&folder));
+    match probe {
+        Ok(_removed_when_closed) => {
+            Finding::ok("data folder", format_args!("{} can be written", folder.display()))
+        }
+        Err(error) => Finding::bad(
+            "data folder",
+            format_args!(
+                "{} cannot be written ({error}): give it to this user, or set data_dir",
+                folder.display()
+            ),
+        ),
+    }
+}
+
+fn disk(settings: &ServiceSettings) -> Finding {
+    let (folder, wanted_mb) = (settings.data_folder(), settings.listen.min_free_mb);
+    match free_mb(&folder) {
+        Ok(free) if free < wanted_mb => Finding::bad(
+            "disk",
+            format_args!(
+                "{free} MB are free, below listen.min_free_mb = {wanted_mb}: instances are refused (A700H)"
+            ),
+        ),
+        Ok(free) if free < wanted_mb.saturating_mul(5) => Finding::note(
+            "disk",
+            format_args!("{free} MB are free; below {wanted_mb} MB instances are refused"),
+        ),
+        Ok(free) => Finding::ok("disk", format_args!("{free} MB are free")),
+        Err(error) => Finding::bad("disk", format_args!("{} cannot be measured: {error}", folder.display())),
+    }
+}
+
+fn open_door(settings: &ServiceSettings) -> Finding {
+    let listen = &settings.listen;
+    if listen.address.is_loopback() {
+        return Finding::ok("callers", "only this machine can call (listen.address is loopback)");
+    }
+    let n_anywhere = listen.callers.iter().filter(|c| c.address.is_none()).count();
+    let text =
+        format!("{} callers on {}, {n_anywhere} from any address", listen.callers.len(), listen.address);
+    if n_anywhere > 0 { Finding::note("callers", text) } else { Finding::ok("callers", text) }
+}
+
+fn model(settings: &ServiceSettings) -> Finding {
+    match ModelRegistry::usual().load(&settings.network.model) {
+        Ok(model) => Finding::ok("model", format_args!("{} {}", settings.network.model, model.fingerprint())),
+        Err(error) => Finding::bad("model", chain(&error)),
+    }
+}
+
+fn peers(settings: &ServiceSettings) -> std::io::Result<Vec<Finding>> {
+    if settings.destinations.is_empty() {
+        return Ok(vec![Finding::note("destinations", "none: structure sets stay in the data folder")]);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(settings
+        .destinations
+        .iter()
+        .map(|d| runtime.block_on(peer(&d.peer, &settings.ae_title, settings)))
+        .collect())
+}
+
+async fn peer(peer: &Peer, calling: &AeTitle, settings: &ServiceSettings) -> Finding {
+    match delivery::echo(peer, calling, scu_timeouts(settings)).await {
+        Ok(()) => Finding::ok("destination", format_args!("{peer} answers")),
+        Err(error) => Finding::bad("destination", chain(&error)),
+    }
+}
+
+fn library(choice: &RuntimeChoice) -> Finding {
+    let named = choice.library.clone().or_else(|| std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from));
+    let Some(path) = named else {
+        let text = "not named by --onnxruntime or ORT_DYLIB_PATH; `oarlock runtime install` fetches it";
+        return Finding::note("ONNX Runtime", text);
+    };
+    match Runtime::start(&path) {
+        Ok(runtime) => Finding::ok("ONNX Runtime", format_args!("{} {}", runtime.version(), path.display())),
+        Err(error) => Finding::bad("ONNX Runtime", chain(&error)),
+    }
+}
+
+/// Structure sets carry dates. A clock before this program was built is certainly wrong.
+fn clock() -> Finding {
+    /// 2026-01-01, seconds since 1970.
+    const BUILT_AFTER_S: u64 = 1_767_225_600;
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    if now_s < BUILT_AFTER_S {
+        return Finding::bad("clock", "it is before 2026 here: set the clock, structure sets carry its date");
+    }
+    let now = crate::service::mint::Mint::from_world().now();
+    Finding::ok(
+        "clock",
+        format_args!("{} {:02}:{:02} UTC{}", now.date(), now.hour(), now.minute(), now.offset()),
+    )
+}
+
+/// An error with its causes on one line.
+fn chain(error: &dyn Error) -> String {
+    crate::service::failure::chain(error)
 }

@@ -209,8 +209,7 @@ fn dcmtk_stores_a_real_series() {
     let folder = tempfile::tempdir().unwrap();
     let service = service(folder.path(), None, |_| {});
     let port = service.address().port().to_string();
-    let status =
-        Command::new(storescu).args(["127.0.0.1", &port]).args(&source).status().unwrap();
+    let status = Command::new(storescu).args(["127.0.0.1", &port]).args(&source).status().unwrap();
     assert!(status.success());
     service.stop();
     let stored = files(&folder.path().join("instances"), "dcm");
