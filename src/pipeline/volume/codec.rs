@@ -10,7 +10,7 @@ use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
 use super::decode::{PixelForm, Words};
 use super::error::PixelError;
-use super::jpeg_ls;
+use super::{jpeg_extended, jpeg_ls};
 
 /// Transfer Syntax UID, compressed stream and form of one frame to its samples.
 type Decoder = fn(&str, &[u8], &PixelForm) -> Result<Words, PixelError>;
@@ -20,6 +20,7 @@ type Decoder = fn(&str, &[u8], &PixelForm) -> Result<Words, PixelError>;
 pub(super) fn decode_words(uid: &str, stream: &[u8], form: &PixelForm) -> Result<Words, PixelError> {
     let (codec, decode): (_, Decoder) = match uid {
         "1.2.840.10008.1.2.5" => ("RLE", rle),
+        "1.2.840.10008.1.2.4.51" => ("JPEG Extended", jpeg_extended),
         "1.2.840.10008.1.2.4.57" | "1.2.840.10008.1.2.4.70" => ("JPEG lossless", jpeg_lossless),
         "1.2.840.10008.1.2.4.80" | "1.2.840.10008.1.2.4.81" => ("JPEG-LS", jpeg_ls),
         "1.2.840.10008.1.2.4.90" | "1.2.840.10008.1.2.4.91" => ("JPEG 2000", jpeg_2000),
@@ -37,9 +38,6 @@ fn not_decoded(uid: &str) -> PixelError {
     let retired = "it is retired (PS3.5): have the sender transmit it uncompressed or lossless";
     let (name, why) = match uid {
         "1.2.840.10008.1.2.4.50" => ("JPEG Baseline 8 bit", "8 bit lossy pictures are too coarse for HU"),
-        "1.2.840.10008.1.2.4.51" => {
-            ("JPEG Extended 12 bit", "lossy: have the sender transmit it uncompressed or lossless")
-        }
         "1.2.840.10008.1.2.4.53" => ("JPEG Spectral Selection, Non-Hierarchical (Process 6 & 8)", retired),
         "1.2.840.10008.1.2.4.55" => ("JPEG Full Progression, Non-Hierarchical (Process 10 & 12)", retired),
         _ => ("unknown here", "have the sender transmit it uncompressed or lossless"),
@@ -108,6 +106,16 @@ fn jpeg_lossless(uid: &str, stream: &[u8], form: &PixelForm) -> Result<Words, Pi
         return Err(differs(size.to_string(), form));
     }
     Ok(Words { words: through_registry(codec, uid, stream, form)?, bits: None })
+}
+
+fn jpeg_extended(_: &str, stream: &[u8], form: &PixelForm) -> Result<Words, PixelError> {
+    let codec = "JPEG Extended";
+    let size = jpeg_ls::frame_size(stream).ok_or_else(|| damaged(codec, "it has no frame header"))?;
+    if (size.rows, size.columns, size.components, size.bits) != (form.rows, form.columns, 1, 12) {
+        return Err(differs(size.to_string(), form));
+    }
+    let words = jpeg_extended::decode(stream).map_err(|error| damaged(codec, error.to_string()))?;
+    Ok(Words { words, bits: None })
 }
 
 fn jpeg_ls(_: &str, stream: &[u8], form: &PixelForm) -> Result<Words, PixelError> {

@@ -81,17 +81,17 @@ pub(super) fn decode(stream: &[u8]) -> Result<Vec<u16>, JpegLsError> {
 }
 
 /// Marker segments from SOI to SOS: the marker's second byte and the body without its length.
-struct Segments<'a> {
+pub(super) struct Segments<'a> {
     stream: &'a [u8],
     position: usize,
 }
 
 impl<'a> Segments<'a> {
-    fn new(stream: &'a [u8]) -> Option<Self> {
+    pub(super) fn new(stream: &'a [u8]) -> Option<Self> {
         stream.starts_with(&[0xFF, 0xD8]).then_some(Self { stream, position: 2 })
     }
 
-    fn rest(&self) -> &'a [u8] {
+    pub(super) fn rest(&self) -> &'a [u8] {
         self.stream.get(self.position..).unwrap_or_default()
     }
 }
@@ -113,7 +113,7 @@ impl<'a> Iterator for Segments<'a> {
     }
 }
 
-fn frame_of(marker: u8, body: &[u8]) -> Option<FrameSize> {
+pub(super) fn frame_of(marker: u8, body: &[u8]) -> Option<FrameSize> {
     let starts_frame =
         marker == 0xF7 || ((0xC0..=0xCF).contains(&marker) && ![0xC4, 0xC8, 0xCC].contains(&marker));
     let [bits, r0, r1, c0, c1, components] = *body.first_chunk()?;
@@ -444,6 +444,48 @@ impl Bits<'_> {
             }
             zeros += here;
             self.count = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of ITU-T T.87 H.3: 4 x 4 samples of 8 bits, lossless.
+    #[rustfmt::skip]
+    const EXAMPLE: [u8; 57] = [
+        0xFF, 0xD8, 0xFF, 0xF7, 0x00, 0x0B, 0x08, 0x00, 0x04, 0x00, 0x04, 0x01, 0x01, 0x11, 0x00, 0xFF, 0xDA, 0x00, 0x08, 0x01, 0x01,
+        0x00, 0x00, 0x00, 0x00, 0xC0, 0x00, 0x00, 0x6C, 0x80, 0x20, 0x8E, 0x01, 0xC0, 0x00, 0x00, 0x57, 0x40, 0x00,
+        0x00, 0x6E, 0xE6, 0x00, 0x00, 0x01, 0xBC, 0x18, 0x00, 0x00, 0x05, 0xD8, 0x00, 0x00, 0x91, 0x60, 0xFF, 0xD9,
+    ];
+
+    #[test]
+    fn the_example_of_the_standard_decodes() {
+        let samples = decode(&EXAMPLE).unwrap();
+        assert_eq!(samples, [0, 0, 90, 74, 68, 50, 43, 205, 64, 145, 145, 145, 100, 145, 145, 145]);
+    }
+
+    #[test]
+    fn a_stream_cut_anywhere_is_an_error_or_complete() {
+        for cut in 0..EXAMPLE.len() {
+            if let Ok(samples) = decode(&EXAMPLE[..cut]) {
+                assert_eq!(samples.len(), 16);
+            }
+        }
+        assert_eq!(frame_size(&EXAMPLE), Some(FrameSize { bits: 8, rows: 4, columns: 4, components: 1 }));
+    }
+
+    proptest::proptest! {
+        /// Whatever follows a sound header, the decoder ends and never panics.
+        #[test]
+        fn any_scan_gives_an_answer(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300), near in 0_u8..4) {
+            let mut stream = vec![0xFF, 0xD8, 0xFF, 0xF7, 0, 11, 16, 0, 9, 0, 17, 1, 1, 0x11, 0];
+            stream.extend([0xFF, 0xDA, 0, 8, 1, 1, 0, near, 0, 0]);
+            stream.extend(bytes);
+            if let Ok(samples) = decode(&stream) {
+                proptest::prop_assert_eq!(samples.len(), 9 * 17);
+            }
         }
     }
 }

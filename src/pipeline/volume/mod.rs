@@ -6,6 +6,7 @@ mod codec;
 mod decode;
 mod error;
 mod hu_volume;
+mod jpeg_extended;
 mod jpeg_ls;
 mod network_input;
 
