@@ -1,10 +1,12 @@
 //! `oarlock model`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::{ModelAction, ModelArgs};
-use crate::learning::model::ModelRegistry;
+use crate::engine::graph::{Preset, Weights};
+use crate::learning::model::{ModelRegistry, NewModel};
 
 /// Runs the command.
 pub(super) fn run(args: ModelArgs, _runtime: &RuntimeChoice) -> CommandResult {
@@ -16,7 +18,7 @@ pub(super) fn run(args: ModelArgs, _runtime: &RuntimeChoice) -> CommandResult {
             say(format_args!("fingerprint {}", model.fingerprint()));
             Ok(ExitCode::SUCCESS)
         }
-        ModelAction::Graphs { .. } => Err("this command is not built yet".into()),
+        ModelAction::Graphs { preset, output, seed } => graphs(&preset, &output, seed),
     }
 }
 
@@ -33,5 +35,20 @@ fn list() -> CommandResult {
             say(format_args!("    {}  {}", graph.sha256, graph.file));
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes a preset's graphs with weights that were never trained, as a folder of models.
+fn graphs(preset: &str, output: &Path, seed: u64) -> CommandResult {
+    let known = Preset::named(preset)
+        .ok_or_else(|| format!("no preset {preset}: choose `reference` or `starter`"))?;
+    let weights = Weights::start(&known, seed);
+    let name = format!("{preset}-untrained");
+    let card = format!(
+        "# {name}\n\nPreset `{preset}` with random weights of seed {seed}: it knows nothing and must not be used for \
+         anything but tests of the graphs.\n"
+    );
+    NewModel::from_weights(&name, &weights, 0, card).store(output)?;
+    say(format_args!("{name}: {} weights in {}", weights.count(), output.display()));
     Ok(ExitCode::SUCCESS)
 }

@@ -37,6 +37,9 @@ pub struct TrainRecipe {
     pub heads: Heads,
     /// How often to write and to measure.
     pub rhythm: Rhythm,
+    /// What the model card says of the sources: name, licence, attribution.
+    #[serde(default)]
+    pub notices: Vec<String>,
 }
 
 /// Where patients come from; shares are relative to each other.

@@ -3,6 +3,7 @@
 //! A folder of models is a `manifest.yaml` with the files it names. Goes out: [`StoredModel`], whose graphs have the
 //! hashes that the manifest states.
 
+mod from_weights;
 mod registry;
 mod shipped;
 mod store;

@@ -4,6 +4,7 @@
 //! standard operators with the choice of boxes between them; see `engine::graph::training`.
 
 mod boxes;
+mod card;
 mod checkpoint;
 mod gradients;
 mod losses;

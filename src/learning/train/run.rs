@@ -1,7 +1,6 @@
 //! The whole run: steps, checkpoints, validation, and the model at the end.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,16 +8,17 @@ use rand::SeedableRng;
 use rand_pcg::Pcg64;
 
 use super::TrainError;
+use super::card::card;
 use super::checkpoint::{Checkpoint, CheckpointError, keep_newest};
 use super::losses::Losses;
 use super::patients::Patients;
 use super::step::{Plan, Trainer};
 use super::validation::{Segmenter, Validation};
-use crate::engine::graph::{Adam, AdamRates, OPSET, Preset, Weights, uanet};
+use crate::engine::graph::{Adam, AdamRates, Preset, Weights};
 use crate::engine::runtime::session::{Provider, Runtime, SessionOptions};
 use crate::learning::dataset::{AugmentSettings, LabelAtlas, list_open_kbp, whole_sample};
-use crate::learning::model::{NewGraph, NewModel};
-use crate::settings::{DoorEntry, TrainRecipe};
+use crate::learning::model::NewModel;
+use crate::settings::TrainRecipe;
 
 /// How a run begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,8 +133,12 @@ pub fn train(
     }
     let best = recipe.output.join(BEST);
     let chosen = if best.is_file() { Checkpoint::read(&best).map_err(TrainError::Checkpoint)? } else { last };
+    let validation = held_out.measure(runtime, &chosen.weights, &options)?;
+    let card = card(recipe, &chosen, &validation);
     let model = recipe.output.join("model");
-    store(recipe, &chosen, &model)?;
+    NewModel::from_weights(&recipe.name, &chosen.weights, chosen.step, card)
+        .store(&model)
+        .map_err(TrainError::Model)?;
     Ok(Outcome { steps: step, finished: step >= recipe.steps, model, validation: chosen.validation })
 }
 
@@ -250,6 +254,7 @@ impl HeldOut {
         Ok(Self { patients, preset: preset.clone(), best })
     }
 
+    /// DSC of these weights; empty without patients.
     fn measure(
         &self,
         runtime: Runtime,
@@ -280,75 +285,4 @@ impl HeldOut {
         best.write(&recipe.output, BEST).map_err(TrainError::Checkpoint)?;
         Ok(())
     }
-}
-
-/// Writes the graphs for segmenting with these weights into a folder of models.
-fn store(recipe: &TrainRecipe, chosen: &Checkpoint, folder: &Path) -> Result<(), TrainError> {
-    let weights = &chosen.weights;
-    let graph = |part: &str, bytes: Vec<u8>, inputs: &[(&str, &str)], outputs: &[(&str, &str)]| NewGraph {
-        part: part.to_owned(),
-        bytes,
-        inputs: doors(inputs),
-        outputs: doors(outputs),
-    };
-    let channels = &weights.preset().channels;
-    let sides: BTreeMap<&str, String> = [
-        ("f2", format!("1 {} D/2 H/2 W/2", channels.stage2)),
-        ("f4", format!("1 {} D/4 H/4 W/4", channels.stage4)),
-        ("f8", format!("1 {} D/8 H/8 W/8", channels.merge8)),
-        ("pooled", format!("n {}", uanet::pooled_width(weights.preset()))),
-    ]
-    .into();
-    let maps = [("f2", sides["f2"].as_str()), ("f4", sides["f4"].as_str()), ("f8", sides["f8"].as_str())];
-    let image = ("image", "1 1 D H W");
-    let trunk_out =
-        [maps[0], maps[1], maps[2], ("logits", "1 12 D/8 H/8 W/8"), ("deltas", "1 72 D/8 H/8 W/8")];
-    let mask_in = [image, maps[0], maps[1], maps[2], ("class", "1")];
-    let model = NewModel {
-        name: recipe.name.clone(),
-        preset: recipe.preset.clone(),
-        opset: OPSET,
-        steps: chosen.step,
-        card: card(recipe, chosen),
-        graphs: vec![
-            graph("trunk", uanet::trunk_graph(weights), &[image], &trunk_out),
-            graph(
-                "refinement",
-                uanet::refinement_graph(weights),
-                &[("pooled", sides["pooled"].as_str())],
-                &[("class_logits", "n 29"), ("box_deltas", "n 174")],
-            ),
-            graph("mask", uanet::mask_graph(weights), &mask_in, &[("logit", "1 1 D H W")]),
-        ],
-    };
-    model.store(folder).map_err(TrainError::Model)
-}
-
-fn doors(list: &[(&str, &str)]) -> Vec<DoorEntry> {
-    list.iter()
-        .map(|(name, sides)| DoorEntry {
-            name: (*name).to_owned(),
-            sides: sides.split(' ').map(str::to_owned).collect(),
-        })
-        .collect()
-}
-
-/// The model card that every run writes by itself.
-fn card(recipe: &TrainRecipe, chosen: &Checkpoint) -> String {
-    let measured = chosen.validation.map_or_else(
-        || "Not validated.".to_owned(),
-        |mean| {
-            format!(
-                "Mean DSC {mean:.3} over the organs that {} held-out patients annotate (an organ that was not found \
-                 counts as 0), on the network's grid; these patients chose the checkpoint.",
-                recipe.sources.validation_patients
-            )
-        },
-    );
-    format!(
-        "# {}\n\nPreset `{}`, {} training steps of one crop each, seed {}.\nMade by `oarlock train`.\n\n## Validation\n\n\
-         {measured}\n\n## What it must not be used for\n\nIt must not be used for treatment: nothing it draws was \
-         validated in a clinic.\n",
-        recipe.name, recipe.preset, chosen.step, chosen.seed
-    )
 }

@@ -1,0 +1,88 @@
+//! The model card that every run writes by itself.
+
+use super::checkpoint::Checkpoint;
+use super::validation::Validation;
+use crate::settings::TrainRecipe;
+use crate::vocabulary::organ::Organ;
+
+/// Markdown: what the model is, what it was trained on, what was measured, what it must not be used for.
+pub(super) fn card(recipe: &TrainRecipe, chosen: &Checkpoint, validation: &Validation) -> String {
+    let mut text = format!(
+        "# {}\n\nUa-Net (Tang et al. 2019), preset `{}`, made by `oarlock train` alone.\n\
+         {} training steps of one crop of {:?} voxels (z, y, x) each, seed {}.\n\n## Trained on\n\n",
+        recipe.name, recipe.preset, chosen.step, recipe.crop, chosen.seed
+    );
+    for notice in &recipe.notices {
+        text.push_str(&format!("- {notice}\n"));
+    }
+    if recipe.notices.is_empty() {
+        text.push_str("The recipe names no sources.\n");
+    }
+    text.push_str("\n## Measured\n\n");
+    text.push_str(&measured(recipe, validation));
+    text.push_str(MUST_NOT);
+    text
+}
+
+const MUST_NOT: &str = "\n## What it must not be used for\n\n\
+    It must not be used for treatment, for planning, or for any decision about a patient: nothing it draws was validated \
+    in a clinic.\n\
+    It must not be quoted as the accuracy of the method: data and training time are far from those of the paper.\n\
+    An organ without a figure above was never measured on a real patient: take its contour for a demonstration that \
+    data flows, not for anatomy.\n";
+
+fn measured(recipe: &TrainRecipe, validation: &Validation) -> String {
+    if validation.dice.is_empty() {
+        return "Not measured on any held-out patient.\n".to_owned();
+    }
+    let mut text = format!(
+        "Dice on the first {} held-out patients of the validation part, the whole chain on the network's own grid, \
+         against that grid's version of the truth. An organ that was not found counts as 0. The same patients chose the \
+         checkpoint, so these figures lean to the good side.\n\n| organ | mean DSC | cases | found |\n| --- | --- | --- \
+         | --- |\n",
+        recipe.sources.validation_patients
+    );
+    for (organ, mean) in validation.means() {
+        let all = &validation.dice[&organ];
+        let found = all.iter().filter(|dice| **dice > 0.0).count();
+        text.push_str(&format!("| {} | {mean:.3} | {} | {found} |\n", organ.paper_name(), all.len()));
+    }
+    let unknown = Organ::COUNT - validation.dice.len();
+    text.push_str(&format!(
+        "\nMean over organs {:.3}. The other {unknown} organs were not measured.\n",
+        validation.mean()
+    ));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::engine::graph::{Adam, Preset, Weights};
+
+    /// Larynx 0.5 and 0 (not found), mandible 0.75: means 0.25 and 0.75, together 0.5.
+    #[test]
+    fn the_card_tells_what_was_measured_and_what_it_is_not_for() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/starter.yaml");
+        let recipe = TrainRecipe::read(&path).unwrap();
+        let weights = Weights::start(&Preset::starter(), 1);
+        let chosen = Checkpoint { step: 77, seed: 1, validation: None, weights, adam: Adam::default() };
+        let dice = [(Organ::Larynx, vec![0.5, 0.0]), (Organ::Mandible, vec![0.75])];
+        let text = card(&recipe, &chosen, &Validation { dice: dice.into_iter().collect() });
+        for wanted in [
+            "77 training steps",
+            "| Larynx | 0.250 | 2 | 1 |",
+            "| Mandible | 0.750 | 1 | 1 |",
+            "Mean over organs 0.500. The other 26",
+            "MIT",
+            "CC BY 4.0",
+            "must not be used for treatment",
+        ] {
+            assert!(text.contains(wanted), "{wanted} is missing in {text}");
+        }
+        let unmeasured = card(&recipe, &chosen, &Validation::default());
+        assert!(unmeasured.contains("Not measured"), "{unmeasured}");
+    }
+}
