@@ -13,12 +13,17 @@ use crate::settings::service::Destination;
 pub(super) fn run(args: ServeArgs, _runtime: &RuntimeChoice) -> CommandResult {
     let settings = settings(args)?;
     let contourer: Option<Contourer> = None;
+    let contours = contourer.is_some();
     service::run(&settings, contourer, shutdown(), |service| {
         say(format_args!("{} listens on {}", settings.ae_title, service.address()));
         if let Some(address) = service.http_address() {
             say(format_args!("http://{address}/health and /metrics"));
         }
         say(format_args!("instances, results and the outbox lie in {}", settings.data_folder().display()));
+        if !contours {
+            // Said, rather than look as if it contoured.
+            say("NOTE: this build receives and keeps instances; it does not contour them");
+        }
     })?;
     say("stopped");
     Ok(ExitCode::SUCCESS)
