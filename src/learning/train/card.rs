@@ -6,10 +6,17 @@ use crate::settings::TrainRecipe;
 use crate::vocabulary::organ::Organ;
 
 /// Markdown: what the model is, what it was trained on, what was measured, what it must not be used for.
-pub(super) fn card(recipe: &TrainRecipe, chosen: &Checkpoint, validation: &Validation) -> String {
+///
+/// `validation` is of `n_patients` that neither trained nor chose the checkpoint.
+pub(super) fn card(
+    recipe: &TrainRecipe,
+    chosen: &Checkpoint,
+    n_patients: usize,
+    validation: &Validation,
+) -> String {
     let mut text = format!(
         "# {}\n\nUa-Net (Tang et al. 2019), preset `{}`, made by `oarlock train` alone.\n\
-         {} training steps of one crop of {:?} voxels (z, y, x) each, seed {}.\n\n## Trained on\n\n",
+         {} training steps, each of one crop of {:?} voxels (z, y, x) of a patient drawn at random, seed {}.\n\n## Trained on\n\n",
         recipe.name, recipe.preset, chosen.step, recipe.crop, chosen.seed
     );
     for notice in &recipe.notices {
@@ -19,7 +26,7 @@ pub(super) fn card(recipe: &TrainRecipe, chosen: &Checkpoint, validation: &Valid
         text.push_str("The recipe names no sources.\n");
     }
     text.push_str("\n## Measured\n\n");
-    text.push_str(&measured(recipe, validation));
+    text.push_str(&measured(recipe, chosen, n_patients, validation));
     text.push_str(MUST_NOT);
     text
 }
@@ -31,16 +38,18 @@ const MUST_NOT: &str = "\n## What it must not be used for\n\n\
     An organ without a figure above was never measured on a real patient: take its contour for a demonstration that \
     data flows, not for anatomy.\n";
 
-fn measured(recipe: &TrainRecipe, validation: &Validation) -> String {
+fn measured(recipe: &TrainRecipe, chosen: &Checkpoint, n_patients: usize, validation: &Validation) -> String {
     if validation.dice.is_empty() {
         return "Not measured on any held-out patient.\n".to_owned();
     }
+    let chosen_by = chosen.validation.map_or_else(
+        || "no validation chose the checkpoint".to_owned(),
+        |mean| format!("{} others chose the checkpoint, with {mean:.3}", recipe.sources.validation_patients),
+    );
     let mut text = format!(
-        "Dice on the first {} held-out patients of the validation part, the whole chain on the network's own grid, \
-         against that grid's version of the truth. An organ that was not found counts as 0. The same patients chose the \
-         checkpoint, so these figures lean to the good side.\n\n| organ | mean DSC | cases | found |\n| --- | --- | --- \
-         | --- |\n",
-        recipe.sources.validation_patients
+        "Dice on {n_patients} patients that neither trained nor chose the checkpoint ({chosen_by}): the whole chain on the \
+         network's own grid, against that grid's version of the truth. An organ that was not found counts as 0.\n\n\
+         | organ | mean DSC | cases | touched the truth |\n| --- | --- | --- | --- |\n"
     );
     for (organ, mean) in validation.means() {
         let all = &validation.dice[&organ];
@@ -70,9 +79,10 @@ mod tests {
         let weights = Weights::start(&Preset::starter(), 1);
         let chosen = Checkpoint { step: 77, seed: 1, validation: None, weights, adam: Adam::default() };
         let dice = [(Organ::Larynx, vec![0.5, 0.0]), (Organ::Mandible, vec![0.75])];
-        let text = card(&recipe, &chosen, &Validation { dice: dice.into_iter().collect() });
+        let text = card(&recipe, &chosen, 3, &Validation { dice: dice.into_iter().collect() });
         for wanted in [
             "77 training steps",
+            "Dice on 3 patients that neither trained",
             "| Larynx | 0.250 | 2 | 1 |",
             "| Mandible | 0.750 | 1 | 1 |",
             "Mean over organs 0.500. The other 26",
@@ -82,7 +92,7 @@ mod tests {
         ] {
             assert!(text.contains(wanted), "{wanted} is missing in {text}");
         }
-        let unmeasured = card(&recipe, &chosen, &Validation::default());
+        let unmeasured = card(&recipe, &chosen, 0, &Validation::default());
         assert!(unmeasured.contains("Not measured"), "{unmeasured}");
     }
 }

@@ -16,7 +16,7 @@ use super::step::{Plan, Trainer};
 use super::validation::{Segmenter, Validation};
 use crate::engine::graph::{Adam, AdamRates, Preset, Weights};
 use crate::engine::runtime::session::{Provider, Runtime, SessionOptions};
-use crate::learning::dataset::{AugmentSettings, LabelAtlas, list_open_kbp, whole_sample};
+use crate::learning::dataset::{AugmentSettings, LabelAtlas, OpenKbpPatient, list_open_kbp, whole_sample};
 use crate::learning::model::NewModel;
 use crate::settings::TrainRecipe;
 
@@ -114,7 +114,7 @@ pub fn train(
         let rhythm = &recipe.rhythm;
         let due = step >= rhythm.validation_from_step && step % rhythm.validation_steps == 0;
         if due {
-            let validation = held_out.measure(runtime, &trainer.weights, &options)?;
+            let validation = held_out.measure(&held_out.choosing, runtime, &trainer.weights, &options)?;
             report(&Event::Validated { step, validation: &validation });
             held_out.keep_best(recipe, &state(recipe, step, &trainer), &validation)?;
         }
@@ -127,14 +127,14 @@ pub fn train(
     save(recipe, &last)?;
     drop(trainer);
     if step > first && step >= recipe.heads.mask_from_step && step % recipe.rhythm.validation_steps != 0 {
-        let validation = held_out.measure(runtime, &last.weights, &options)?;
+        let validation = held_out.measure(&held_out.choosing, runtime, &last.weights, &options)?;
         report(&Event::Validated { step, validation: &validation });
         held_out.keep_best(recipe, &last, &validation)?;
     }
     let best = recipe.output.join(BEST);
     let chosen = if best.is_file() { Checkpoint::read(&best).map_err(TrainError::Checkpoint)? } else { last };
-    let validation = held_out.measure(runtime, &chosen.weights, &options)?;
-    let card = card(recipe, &chosen, &validation);
+    let validation = held_out.measure(&held_out.measuring, runtime, &chosen.weights, &options)?;
+    let card = card(recipe, &chosen, held_out.measuring.len(), &validation);
     let model = recipe.output.join("model");
     NewModel::from_weights(&recipe.name, &chosen.weights, chosen.step, card)
         .store(&model)
@@ -235,35 +235,39 @@ fn patients(recipe: &TrainRecipe, preset: &Preset) -> Result<Patients, TrainErro
     })
 }
 
-/// Held-out patients, and the best weights so far.
+/// Patients that never train, and the best weights so far.
 struct HeldOut {
-    patients: Vec<crate::learning::dataset::OpenKbpPatient>,
+    /// The patients that choose the checkpoint.
+    choosing: Vec<OpenKbpPatient>,
+    /// The others: they measure the chosen weights once, for the card.
+    measuring: Vec<OpenKbpPatient>,
     preset: Preset,
     best: Option<f32>,
 }
 
 impl HeldOut {
     fn new(recipe: &TrainRecipe, preset: &Preset) -> Result<Self, TrainError> {
-        let mut patients = match &recipe.sources.open_kbp_validation {
+        let mut choosing = match &recipe.sources.open_kbp_validation {
             Some(part) => list_open_kbp(part).map_err(TrainError::Dataset)?,
             None => Vec::new(),
         };
-        patients.truncate(recipe.sources.validation_patients);
+        let measuring = choosing.split_off(recipe.sources.validation_patients.min(choosing.len()));
         // A best checkpoint that cannot be read is not better than anything.
         let best = Checkpoint::read(&recipe.output.join(BEST)).ok().and_then(|best| best.validation);
-        Ok(Self { patients, preset: preset.clone(), best })
+        Ok(Self { choosing, measuring, preset: preset.clone(), best })
     }
 
     /// DSC of these weights; empty without patients.
     fn measure(
         &self,
+        patients: &[OpenKbpPatient],
         runtime: Runtime,
         weights: &Weights,
         options: &SessionOptions,
     ) -> Result<Validation, TrainError> {
         let mut validation = Validation::default();
         let mut segmenter = Segmenter::new(runtime, weights, options).map_err(TrainError::Session)?;
-        for patient in &self.patients {
+        for patient in patients {
             let case = patient.read().map_err(TrainError::Dataset)?;
             let sample = whole_sample(&case, self.preset.spacing_mm, self.preset.largest_input);
             segmenter.measure(&sample, &mut validation).map_err(TrainError::Session)?;
@@ -277,7 +281,7 @@ impl HeldOut {
         state: &Checkpoint,
         validation: &Validation,
     ) -> Result<(), TrainError> {
-        if self.patients.is_empty() || self.best.is_some_and(|best| validation.mean() <= best) {
+        if self.choosing.is_empty() || self.best.is_some_and(|best| validation.mean() <= best) {
             return Ok(());
         }
         self.best = Some(validation.mean());
