@@ -19,6 +19,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
+use crate::engine::runtime::session::Runtime;
 
 /// What a command ends with: an exit code, or an error that `main` prints with its chain of causes.
 pub type CommandResult = Result<ExitCode, Box<dyn Error + Send + Sync>>;
@@ -30,6 +31,13 @@ pub struct RuntimeChoice {
     pub library: Option<std::path::PathBuf>,
     /// Whether `--offline` forbids fetching.
     pub offline: bool,
+}
+
+/// Starts ONNX Runtime from the library that was named, by argument or environment.
+fn start_runtime(choice: &RuntimeChoice) -> Result<Runtime, Box<dyn Error + Send + Sync>> {
+    let named = choice.library.clone().or_else(|| std::env::var_os("ORT_DYLIB_PATH").map(Into::into));
+    let library = named.ok_or("no ONNX Runtime was named: give --onnxruntime FILE or set ORT_DYLIB_PATH")?;
+    Ok(Runtime::start(&library)?)
 }
 
 /// Runs the command that was asked for.

@@ -9,14 +9,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::TrainArgs;
-use crate::engine::runtime::session::Runtime;
 use crate::learning::train::{Event, Start, train};
 use crate::settings::TrainRecipe;
 
 /// Runs the command.
 pub(super) fn run(args: TrainArgs, runtime: &RuntimeChoice) -> CommandResult {
     let recipe = TrainRecipe::read(&args.config)?;
-    let runtime = Runtime::start(&library(runtime)?)?;
+    let runtime = super::start_runtime(runtime)?;
     let stop = stop_on_ctrl_c()?;
     let start = if args.resume { Start::Resume } else { Start::Fresh };
     let mut screen = Screen::new(&recipe);
@@ -35,12 +34,6 @@ pub(super) fn run(args: TrainArgs, runtime: &RuntimeChoice) -> CommandResult {
         say("not all steps are done; go on with --resume");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The library that was named, by argument or environment.
-fn library(choice: &RuntimeChoice) -> Result<std::path::PathBuf, &'static str> {
-    let named = choice.library.clone().or_else(|| std::env::var_os("ORT_DYLIB_PATH").map(Into::into));
-    named.ok_or("no ONNX Runtime was named: give --onnxruntime FILE or set ORT_DYLIB_PATH")
 }
 
 /// A bar on a terminal, plain lines elsewhere.
