@@ -1,8 +1,23 @@
 //! Ua-Net at work: proposals, refinement, mask heads.
 //!
-//! Comes in: `NetworkInput`. Goes out: at most one [`OrganMask`] per organ.
+//! Comes in: `NetworkInput`. Goes out: at most one [`OrganMask`] per organ. The line: the trunk's maps, [`proposals`],
+//! [`roi_pool`], [`refinement`], and a mask head in the box of each detection. Boxes are [`NetworkBox`]es.
+
+pub mod anchors;
+pub mod box_coding;
+mod mask_head;
+mod network_box;
+pub mod proposals;
+pub mod refinement;
+pub mod roi_pool;
+mod segment;
+pub mod suppression;
 
 use ndarray::Array3;
+
+pub use mask_head::mask_box;
+pub use network_box::NetworkBox;
+pub use segment::{ModelGraphs, Network, NetworkError};
 
 use crate::vocabulary::organ::Organ;
 use crate::vocabulary::space::VoxelBox;
@@ -18,4 +33,10 @@ pub struct OrganMask {
     pub region: VoxelBox,
     /// Probability that a voxel is organ, 0..=1, axes `(z, y, x)`, shape of `region`.
     pub probability: Array3<f32>,
+}
+
+/// A number of the preset as the network computes with it.
+#[expect(clippy::cast_possible_truncation, reason = "a rounding to f32 is meant")]
+fn single(value: f64) -> f32 {
+    value as f32
 }

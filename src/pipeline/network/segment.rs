@@ -1,0 +1,333 @@
+//! The three graphs of a model, run one after the other.
+
+use ndarray::{Array3, Array4, ArrayView2, Axis, Ix2, Ix5};
+
+use super::OrganMask;
+use super::mask_head::{crop, mask_box};
+use super::network_box::NetworkBox;
+use super::proposals::{proposals, sigmoid};
+use super::refinement::{Detection, detections};
+use super::roi_pool::pool;
+use crate::engine::graph::Preset;
+use crate::engine::graph::preset::{INPUT_MULTIPLE, N_ANCHORS, N_CLASSES};
+use crate::engine::runtime::session::{
+    Input, Outputs, Provider, Runtime, Session, SessionError, SessionOptions,
+};
+use crate::pipeline::volume::NetworkInput;
+
+/// Why the network gave no masks.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The model's architecture is not one of ours.
+    #[error(
+        "the model wants the preset {found}; this program has reference and starter: use the program that made the model"
+    )]
+    Preset {
+        /// Name in the manifest.
+        found: String,
+    },
+    /// The runtime failed.
+    #[error("the network's {part} failed")]
+    Session {
+        /// Which part.
+        part: &'static str,
+        /// Why.
+        #[source]
+        source: SessionError,
+    },
+    /// A graph gave a tensor of another shape.
+    #[error(
+        "wanted {output} of shape {wanted}, the {part} gave {found:?}: graph and preset do not belong together"
+    )]
+    Shape {
+        /// Which part.
+        part: &'static str,
+        /// Which output.
+        output: &'static str,
+        /// Shape by the preset.
+        wanted: String,
+        /// Shape that came.
+        found: Vec<usize>,
+    },
+    /// The input has sides that the trunk cannot halve four times.
+    #[error("the network's input has {shape:?} voxels (z, y, x); sides must be multiples of 16")]
+    Input {
+        /// Its sides.
+        shape: [usize; 3],
+    },
+    /// The network computed something that is no number.
+    #[error(
+        "the {part} gave values that are no numbers on {provider}: the model file or the GPU is at fault, try the CPU"
+    )]
+    NotANumber {
+        /// Which part.
+        part: &'static str,
+        /// Where it ran.
+        provider: Provider,
+    },
+}
+
+/// The graphs of a model as its files hold them.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelGraphs<'a> {
+    /// Name of the preset.
+    pub preset: &'a str,
+    /// `image` -> `f2`, `f4`, `f8`, `logits`, `deltas`.
+    pub trunk: &'a [u8],
+    /// `pooled` -> `class_logits`, `box_deltas`.
+    pub refinement: &'a [u8],
+    /// `image`, `f2`, `f4`, `f8`, `class` -> `logit`.
+    pub mask: &'a [u8],
+}
+
+/// A model ready to segment. Belongs to one thread at a time.
+#[derive(Debug)]
+pub struct Network {
+    preset: Preset,
+    trunk: Session,
+    refinement: Session,
+    mask: Session,
+}
+
+/// The feature maps of an input, axes `(channel, z, y, x)`.
+struct Maps {
+    f2: Array4<f32>,
+    f4: Array4<f32>,
+    f8: Array4<f32>,
+    proposals: Vec<NetworkBox>,
+}
+
+impl Network {
+    /// Loads the three graphs of a model.
+    ///
+    /// # Errors
+    /// [`NetworkError::Preset`] for an unknown architecture, [`NetworkError::Session`] where a graph cannot be loaded.
+    pub fn load(
+        graphs: ModelGraphs<'_>,
+        runtime: Runtime,
+        options: &SessionOptions,
+    ) -> Result<Self, NetworkError> {
+        let preset = Preset::named(graphs.preset)
+            .ok_or_else(|| NetworkError::Preset { found: graphs.preset.to_owned() })?;
+        let load = |part: &'static str, graph: &[u8]| {
+            Session::from_bytes(runtime, part, graph, options)
+                .map_err(|source| NetworkError::Session { part, source })
+        };
+        Ok(Self {
+            preset,
+            trunk: load("trunk", graphs.trunk)?,
+            refinement: load("refinement", graphs.refinement)?,
+            mask: load("mask", graphs.mask)?,
+        })
+    }
+
+    /// The numbers of its architecture.
+    #[must_use]
+    pub fn preset(&self) -> &Preset {
+        &self.preset
+    }
+
+    /// Where it runs, for the record.
+    #[must_use]
+    pub fn provider(&self) -> Provider {
+        self.trunk.provider()
+    }
+
+    /// The organs found, in class order.
+    ///
+    /// # Errors
+    /// [`NetworkError`]: sides that are no multiples of 16, a run that failed, a graph that does not fit the preset,
+    /// values that are no numbers.
+    pub fn segment(&mut self, input: &NetworkInput) -> Result<Vec<OrganMask>, NetworkError> {
+        let shape: [usize; 3] = input.tensor.dim().into();
+        if shape.iter().any(|side| *side == 0 || side % INPUT_MULTIPLE != 0) {
+            return Err(NetworkError::Input { shape });
+        }
+        let maps = self.trunk(&input.tensor, shape)?;
+        let found = self.refine(&maps, shape)?;
+        tracing::info!(
+            provider = %self.provider(),
+            n_proposals = maps.proposals.len(),
+            n_organs = found.len(),
+            "network ran"
+        );
+        found.into_iter().map(|detection| self.mask(&input.tensor, &maps, detection, shape)).collect()
+    }
+
+    fn trunk(&mut self, image: &Array3<f32>, shape: [usize; 3]) -> Result<Maps, NetworkError> {
+        let part = "trunk";
+        let provider = self.provider();
+        let [d, h, w] = shape;
+        let image = image.as_standard_layout();
+        let values = image.as_slice().expect("in C order by the line above");
+        let out = self
+            .trunk
+            .run(&[("image", Input::F32(&[1, 1, d, h, w], values))])
+            .map_err(|source| NetworkError::Session { part, source })?;
+        let channels = &self.preset.channels;
+        let map = |output: &'static str, channels: usize, scale: usize| {
+            five(&out, part, output, [channels, d / scale, h / scale, w / scale])
+        };
+        let logits = map("logits", N_ANCHORS, 8)?;
+        let deltas = map("deltas", 6 * N_ANCHORS, 8)?;
+        if logits.iter().chain(&deltas).any(|value| value.is_nan()) {
+            return Err(NetworkError::NotANumber { part, provider });
+        }
+        let proposals = proposals(&self.preset, logits.view(), deltas.view(), shape);
+        Ok(Maps {
+            f2: map("f2", channels.stage2, 2)?,
+            f4: map("f4", channels.stage4, 4)?,
+            f8: map("f8", channels.merge8, 8)?,
+            proposals: proposals.into_iter().map(|proposal| proposal.around).collect(),
+        })
+    }
+
+    fn refine(&mut self, maps: &Maps, shape: [usize; 3]) -> Result<Vec<Detection>, NetworkError> {
+        let boxes = &maps.proposals;
+        if boxes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let part = "refinement";
+        let provider = self.provider();
+        let pooled = pool(maps.f8.view(), boxes);
+        let out = self
+            .refinement
+            .run(&[("pooled", Input::array(&pooled.cells))])
+            .map_err(|source| NetworkError::Session { part, source })?;
+        let classes = out.view("class_logits").map_err(|source| NetworkError::Session { part, source })?;
+        let deltas = out.view("box_deltas").map_err(|source| NetworkError::Session { part, source })?;
+        let classes = two(classes, "class_logits", [boxes.len(), N_CLASSES])?;
+        let deltas = two(deltas, "box_deltas", [boxes.len(), 6 * N_CLASSES])?;
+        if classes.iter().chain(&deltas).any(|value| value.is_nan()) {
+            return Err(NetworkError::NotANumber { part, provider });
+        }
+        Ok(detections(&self.preset, boxes, classes, deltas, shape))
+    }
+
+    fn mask(
+        &mut self,
+        image: &Array3<f32>,
+        maps: &Maps,
+        detection: Detection,
+        shape: [usize; 3],
+    ) -> Result<OrganMask, NetworkError> {
+        let part = "mask";
+        let provider = self.provider();
+        let region = mask_box(detection.around, shape);
+        let image = crop(image.view().insert_axis(Axis(0)), region, 1);
+        let [f2, f4, f8] =
+            [(&maps.f2, 2), (&maps.f4, 4), (&maps.f8, 8)].map(|(map, scale)| crop(map.view(), region, scale));
+        let class = i64::try_from(detection.organ.index()).expect("28 organs");
+        let inputs = [
+            ("image", Input::array(&image)),
+            ("f2", Input::array(&f2)),
+            ("f4", Input::array(&f4)),
+            ("f8", Input::array(&f8)),
+            ("class", Input::I64(&[1], &[class])),
+        ];
+        let out = self.mask.run(&inputs).map_err(|source| NetworkError::Session { part, source })?;
+        let [d, h, w] = region.shape();
+        let mut probability = five(&out, part, "logit", [1, d, h, w])?.index_axis_move(Axis(0), 0);
+        if probability.iter().any(|value| value.is_nan()) {
+            return Err(NetworkError::NotANumber { part, provider });
+        }
+        probability.mapv_inplace(sigmoid);
+        let Detection { organ, probability: detection_probability, .. } = detection;
+        Ok(OrganMask { organ, detection_probability, region, probability })
+    }
+}
+
+/// An output of batch one without its first axis, copied.
+fn five(
+    out: &Outputs<'_>,
+    part: &'static str,
+    output: &'static str,
+    wanted: [usize; 4],
+) -> Result<Array4<f32>, NetworkError> {
+    let view = out.view(output).map_err(|source| NetworkError::Session { part, source })?;
+    let found = view.shape().to_vec();
+    let other = || NetworkError::Shape { part, output, wanted: format!("1 and {wanted:?}"), found };
+    match view.into_dimensionality::<Ix5>() {
+        Ok(view) if view.shape()[0] == 1 && view.shape()[1..] == wanted => {
+            Ok(view.index_axis_move(Axis(0), 0).to_owned())
+        }
+        _ => Err(other()),
+    }
+}
+
+fn two<'a>(
+    view: ndarray::ArrayViewD<'a, f32>,
+    output: &'static str,
+    wanted: [usize; 2],
+) -> Result<ArrayView2<'a, f32>, NetworkError> {
+    let found = view.shape().to_vec();
+    let other = || NetworkError::Shape { part: "refinement", output, wanted: format!("{wanted:?}"), found };
+    match view.into_dimensionality::<Ix2>() {
+        Ok(view) if view.shape() == wanted => Ok(view),
+        _ => Err(other()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::graph::{Weights, uanet};
+    use crate::engine::runtime::session::runtime_of_tests;
+    use crate::vocabulary::space::{Grid, PatientPoint};
+
+    fn network(runtime: Runtime) -> Network {
+        let weights = Weights::start(&Preset::starter(), 5);
+        let (trunk, refinement, mask) =
+            (uanet::trunk_graph(&weights), uanet::refinement_graph(&weights), uanet::mask_graph(&weights));
+        let graphs = ModelGraphs { preset: "starter", trunk: &trunk, refinement: &refinement, mask: &mask };
+        let options = SessionOptions { threads: 1, provider: Provider::Cpu };
+        Network::load(graphs, runtime, &options).unwrap()
+    }
+
+    fn input(shape: [usize; 3]) -> NetworkInput {
+        let tensor = Array3::from_shape_fn(shape, |(z, y, x)| ((z + 2 * y + 5 * x) % 11) as f32 / 6.0 - 1.0);
+        let grid = Grid::axial(shape, [3.0, 2.5, 2.5], PatientPoint::lps_mm(0.0, 0.0, 0.0)).unwrap();
+        NetworkInput { tensor, grid }
+    }
+
+    /// Fresh weights detect whatever they detect; what comes must keep the room's promises, twice alike.
+    #[test]
+    fn masks_lie_in_boxes_of_eights_at_most_one_per_organ_in_class_order() {
+        let Some(runtime) = runtime_of_tests("masks_lie_in_boxes") else { return };
+        let mut network = network(runtime);
+        let input = input([32, 48, 64]);
+        let masks = network.segment(&input).unwrap();
+        assert!(masks.windows(2).all(|pair| pair[0].organ < pair[1].organ));
+        for mask in &masks {
+            assert_eq!(mask.probability.shape(), mask.region.shape());
+            assert!(mask.region.start.iter().chain(&mask.region.end).all(|corner| corner % 8 == 0));
+            assert!(mask.region.end.iter().zip([32, 48, 64]).all(|(end, side)| *end <= side));
+            assert!(mask.probability.iter().all(|p| (0.0..=1.0).contains(p)));
+        }
+        assert_eq!(network.segment(&input).unwrap(), masks);
+    }
+
+    /// The mask of a detection is the mask graph's logit through a sigmoid, on the crop under its box.
+    #[test]
+    fn a_detection_becomes_a_mask_in_its_box() {
+        let Some(runtime) = runtime_of_tests("a_detection_becomes_a_mask") else { return };
+        let mut network = network(runtime);
+        let input = input([32, 48, 64]);
+        let maps = network.trunk(&input.tensor, [32, 48, 64]).unwrap();
+        let around = NetworkBox::from_array([12.0, 20.0, 41.0, 9.0, 12.0, 20.0]);
+        let detection = |organ| Detection { organ, around, probability: 0.75 };
+        use crate::vocabulary::organ::Organ;
+        let mask = network.mask(&input.tensor, &maps, detection(Organ::Thyroid), [32, 48, 64]).unwrap();
+        assert_eq!((mask.region.start, mask.region.end), ([0, 8, 24], [16, 32, 56]));
+        assert_eq!(mask.probability.dim(), (16, 24, 32));
+        let other = network.mask(&input.tensor, &maps, detection(Organ::Trachea), [32, 48, 64]).unwrap();
+        assert_ne!(mask.probability, other.probability, "the class chooses the last layer");
+    }
+
+    #[test]
+    fn sides_that_cannot_be_halved_four_times_are_refused() {
+        let Some(runtime) = runtime_of_tests("sides_that_cannot_be_halved") else { return };
+        let error = network(runtime).segment(&input([32, 40, 64])).unwrap_err();
+        assert!(error.to_string().contains("[32, 40, 64]"), "{error}");
+    }
+}
