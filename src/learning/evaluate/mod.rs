@@ -1,1 +1,14 @@
 //! Overlap and surface distances between truth and prediction.
+//!
+//! Comes in: two masks on one grid. Goes out: [`Comparison`]; over many cases, [`Summary`].
+
+mod comparison;
+mod distance_field;
+mod overlap;
+mod summary;
+mod surface_distance;
+
+pub use comparison::{Comparison, compare};
+pub use overlap::dice;
+pub use summary::{Spread, Summary};
+pub use surface_distance::{SurfaceDistances, surface_distances};
