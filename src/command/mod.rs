@@ -2,6 +2,7 @@
 
 mod check;
 mod compare;
+mod contouring;
 mod convert;
 mod demo;
 mod echo;

@@ -1,9 +1,99 @@
 //! `oarlock segment`.
 
-use super::{CommandResult, RuntimeChoice};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use indicatif::ProgressBar;
+use ndarray::{Array3, s};
+use rayon::prelude::*;
+
+use super::contouring::{contour, load_model};
+use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::SegmentArgs;
+use crate::convert::{NamedMask, write_label_map};
+use crate::pipeline::contours::fill;
+use crate::pipeline::series::CtSeries;
+use crate::pipeline::{Contoured, rtstruct};
+use crate::settings::StructureTemplate;
+use crate::vocabulary::space::Grid;
+
+/// Model of a program that nobody told otherwise.
+const SHIPPED_MODEL: &str = "starter";
 
 /// Runs the command.
-pub(super) fn run(_args: SegmentArgs, _runtime: &RuntimeChoice) -> CommandResult {
-    Err("this command is not built yet".into())
+pub(super) fn run(args: SegmentArgs, runtime: &RuntimeChoice) -> CommandResult {
+    let series = CtSeries::from_folder(&args.ct_dir)?;
+    let template = StructureTemplate::shipped()?;
+    let bar = ProgressBar::new_spinner().with_message("loading the model");
+    bar.enable_steady_tick(std::time::Duration::from_millis(120));
+    let mut model = load_model(runtime, args.model.as_deref().unwrap_or(SHIPPED_MODEL))?;
+    bar.set_message(format!("contouring {} slices on {}", series.slices.len(), model.network.provider()));
+    let began = Instant::now();
+    let contoured = contour(&series, &mut model, &template)?;
+    let seconds = began.elapsed().as_secs_f64();
+    bar.finish_and_clear();
+    write(&args.output, &contoured.structure_set.bytes)?;
+    say("organ             detected   volume");
+    for found in &contoured.organs {
+        let name = &template.entry(found.organ).roi_name;
+        match found.detection_probability {
+            Some(probability) if found.volume_mm3 > 0.0 => {
+                say(format_args!(
+                    "{name:16}  {:6.0} %  {:6.1} ml",
+                    probability * 100.0,
+                    found.volume_mm3 / 1000.0
+                ));
+            }
+            _ => say(format_args!("{name:16}  not found")),
+        }
+    }
+    let n_found = contoured.organs.iter().filter(|found| found.volume_mm3 > 0.0).count();
+    say(format_args!(
+        "{n_found} of {} organs in {seconds:.1} s on {}, written to {}",
+        contoured.organs.len(),
+        model.network.provider(),
+        args.output.display()
+    ));
+    if let Some(path) = &args.masks {
+        let (masks, n_shared) = masks(&contoured, &template, &series.grid);
+        write_label_map(path, &masks, &series.grid)?;
+        say(format_args!(
+            "label map written to {}: label n is the n-th organ of the list above that was found",
+            path.display()
+        ));
+        if n_shared > 0 {
+            say(format_args!(
+                "note: {n_shared} voxels lie in two organs; the label map gives them to the first"
+            ));
+        }
+    }
+    say("Research software: not for clinical use without review.");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The organs found as masks on the image grid that share no voxel, and how many they shared before.
+fn masks(contoured: &Contoured, template: &StructureTemplate, grid: &Grid) -> (Vec<NamedMask>, usize) {
+    let found: Vec<_> = contoured.organs.iter().filter(|found| !found.contours.contours.is_empty()).collect();
+    let filled = found.par_iter().map(|found| NamedMask {
+        name: template.entry(found.organ).roi_name.clone(),
+        mask: fill(&found.contours, grid, rtstruct::FILL_RULE),
+    });
+    let mut masks: Vec<NamedMask> = filled.collect();
+    let mut taken = Array3::from_elem(grid.shape(), false);
+    let mut n_shared = 0;
+    for named in &mut masks {
+        let [z, y, x] = [0, 1, 2].map(|axis| named.mask.region.start[axis]..named.mask.region.end[axis]);
+        for (taken, voxel) in taken.slice_mut(s![z, y, x]).iter_mut().zip(&mut named.mask.voxels) {
+            n_shared += usize::from(*taken && *voxel);
+            *voxel &= !*taken;
+            *taken |= *voxel;
+        }
+    }
+    (masks, n_shared)
+}
+
+fn write(path: &std::path::Path, bytes: &[u8]) -> Result<(), String> {
+    std::fs::write(path, bytes).map_err(|error| {
+        format!("{} cannot be written ({error}): check the folder and the free space", path.display())
+    })
 }

@@ -3,27 +3,28 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::contouring::{contourer, load_model};
 use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::ServeArgs;
-use crate::service::{self, Contourer};
-use crate::settings::ServiceSettings;
+use crate::service;
 use crate::settings::service::Destination;
+use crate::settings::{ServiceSettings, StructureTemplate};
 
 /// Runs the command.
-pub(super) fn run(args: ServeArgs, _runtime: &RuntimeChoice) -> CommandResult {
+pub(super) fn run(args: ServeArgs, runtime: &RuntimeChoice) -> CommandResult {
     let settings = settings(args)?;
-    let contourer: Option<Contourer> = None;
-    let contours = contourer.is_some();
-    service::run(&settings, contourer, shutdown(), |service| {
+    let model = load_model(runtime, &settings.network.model)?;
+    let (name, provider) = (model.name.clone(), model.network.provider());
+    let contourer = contourer(model, StructureTemplate::shipped()?);
+    service::run(&settings, Some(contourer), shutdown(), |service| {
         say(format_args!("{} listens on {}", settings.ae_title, service.address()));
         if let Some(address) = service.http_address() {
             say(format_args!("http://{address}/health and /metrics"));
         }
         say(format_args!("instances, results and the outbox lie in {}", settings.data_folder().display()));
-        if !contours {
-            // Said, rather than look as if it contoured.
-            say("NOTE: this build receives and keeps instances; it does not contour them");
-        }
+        say(format_args!(
+            "model {name} on {provider}; research software, not for clinical use without review"
+        ));
     })?;
     say("stopped");
     Ok(ExitCode::SUCCESS)

@@ -152,8 +152,7 @@ mod tests {
             keep(format!("{} refinement step", preset.name), training::refinement_step(&preset, 7).bytes);
             keep(format!("{} mask step", preset.name), training::mask_step(&preset, [8, 24, 16]).bytes);
         }
-        let script =
-            "import onnx.checker, sys\nfor path in sys.argv[1:]: onnx.checker.check_model(path, full_check=True)";
+        let script = "import onnx.checker, sys\nfor path in sys.argv[1:]: onnx.checker.check_model(path, full_check=True)";
         let run = std::process::Command::new(&python).args(["-c", script]).args(&files).output().unwrap();
         assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     }

@@ -13,7 +13,7 @@ use crate::engine::graph::preset::{INPUT_MULTIPLE, N_ANCHORS, N_CLASSES};
 use crate::engine::runtime::session::{
     Input, Outputs, Provider, Runtime, Session, SessionError, SessionOptions,
 };
-use crate::pipeline::volume::NetworkInput;
+use crate::pipeline::volume::{InputForm, NetworkInput};
 
 /// Why the network gave no masks.
 #[derive(Debug, thiserror::Error)]
@@ -133,25 +133,68 @@ impl Network {
         self.trunk.provider()
     }
 
+    /// How its input must be.
+    #[must_use]
+    pub fn input_form(&self) -> InputForm {
+        InputForm {
+            spacing_mm: self.preset.spacing_mm,
+            multiple: INPUT_MULTIPLE,
+            largest: self.preset.largest_input,
+        }
+    }
+
+    /// Which of several windows of one scan shows the head and neck: the one with the highest sum of detection
+    /// probabilities, the first of equals. With one window there is nothing to look at.
+    ///
+    /// # Errors
+    /// As [`Network::segment`].
+    ///
+    /// # Panics
+    /// Without windows.
+    pub fn most_promising<'a>(
+        &mut self,
+        windows: &'a [NetworkInput],
+    ) -> Result<&'a NetworkInput, NetworkError> {
+        let mut best = (&windows[0], f32::MIN);
+        if windows.len() == 1 {
+            return Ok(best.0);
+        }
+        for window in windows {
+            let (_, found) = self.detect(window)?;
+            let sum: f32 = found.iter().map(|detection| detection.probability).sum();
+            if sum > best.1 {
+                best = (window, sum);
+            }
+        }
+        Ok(best.0)
+    }
+
     /// The organs found, in class order.
     ///
     /// # Errors
     /// [`NetworkError`]: sides that are no multiples of 16, a run that failed, a graph that does not fit the preset,
     /// values that are no numbers.
     pub fn segment(&mut self, input: &NetworkInput) -> Result<Vec<OrganMask>, NetworkError> {
-        let shape: [usize; 3] = input.tensor.dim().into();
-        if shape.iter().any(|side| *side == 0 || side % INPUT_MULTIPLE != 0) {
-            return Err(NetworkError::Input { shape });
-        }
-        let maps = self.trunk(&input.tensor, shape)?;
-        let found = self.refine(&maps, shape)?;
+        let (maps, found) = self.detect(input)?;
         tracing::info!(
             provider = %self.provider(),
             n_proposals = maps.proposals.len(),
             n_organs = found.len(),
             "network ran"
         );
+        let shape = input.tensor.dim().into();
         found.into_iter().map(|detection| self.mask(&input.tensor, &maps, detection, shape)).collect()
+    }
+
+    /// Feature maps and detections.
+    fn detect(&mut self, input: &NetworkInput) -> Result<(Maps, Vec<Detection>), NetworkError> {
+        let shape: [usize; 3] = input.tensor.dim().into();
+        if shape.iter().any(|side| *side == 0 || side % INPUT_MULTIPLE != 0) {
+            return Err(NetworkError::Input { shape });
+        }
+        let maps = self.trunk(&input.tensor, shape)?;
+        let found = self.refine(&maps, shape)?;
+        Ok((maps, found))
     }
 
     fn trunk(&mut self, image: &Array3<f32>, shape: [usize; 3]) -> Result<Maps, NetworkError> {

@@ -8,6 +8,17 @@ use crate::vocabulary::dicom::instance::InstanceError;
 /// Why a series did not become Hounsfield units.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
+    /// Nothing of a patient's size.
+    #[error(
+        "no patient was found in the image: nothing of 0.2 litre or more is denser than -400 HU; is it a phantom scan or an empty couch?"
+    )]
+    NoBody,
+    /// Larger than any patient.
+    #[error("the image covers {n_voxels} voxels of 4 mm, more than any patient: its spacing must be wrong")]
+    TooWide {
+        /// Voxels of 4 mm.
+        n_voxels: usize,
+    },
     /// An instance cannot be read.
     #[error("the instance {} cannot be read", path.display())]
     Instance {

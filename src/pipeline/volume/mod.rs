@@ -2,6 +2,7 @@
 //!
 //! Comes in: `CtSeries`. Goes out: [`HuVolume`] on the image grid and [`NetworkInput`] on the network's.
 
+mod body;
 mod codec;
 mod decode;
 mod error;
@@ -9,8 +10,10 @@ mod hu_volume;
 mod jpeg_extended;
 mod jpeg_ls;
 mod network_input;
+mod resample;
 
 pub use decode::{AIR_HU, LARGEST_SIDE, hu_of_frame};
 pub use error::{PixelError, VolumeError};
 pub use hu_volume::HuVolume;
-pub use network_input::NetworkInput;
+pub use network_input::{InputForm, NetworkInput};
+pub use resample::resample;

@@ -1,0 +1,118 @@
+//! What `segment`, `serve` and `demo` share: a model ready to contour, and the line from a series to its structure set.
+
+use std::error::Error;
+
+use super::{RuntimeChoice, start_runtime};
+use crate::engine::runtime::session::{Provider, SessionOptions};
+use crate::learning::model::{ModelRegistry, StoredModel};
+use crate::pipeline::network::{ModelGraphs, Network};
+use crate::pipeline::rtstruct::Identity;
+use crate::pipeline::series::{CompleteSeries, CtSeries};
+use crate::pipeline::{ContourError, Contoured, ContouringModel, contour_series};
+use crate::service::mint::Mint;
+use crate::service::{ContourFailure, Contourer};
+use crate::settings::StructureTemplate;
+
+/// Loads a model onto the GPU where there is one, else onto the processor; which one is logged and goes into every
+/// structure set.
+///
+/// # Errors
+/// No runtime, no such model, another hash than its manifest states, or graphs that do not load.
+pub(super) fn load_model(
+    runtime: &RuntimeChoice,
+    name: &str,
+) -> Result<ContouringModel, Box<dyn Error + Send + Sync>> {
+    let stored = ModelRegistry::usual().load(name)?;
+    let runtime = start_runtime(runtime)?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let load = |provider| {
+        Network::load(graphs_of(&stored)?, runtime, &SessionOptions { threads, provider })
+            .map_err(Box::<dyn Error + Send + Sync>::from)
+    };
+    let cuda = load(Provider::Cuda { device: 0, tf32: false });
+    let network = match cuda {
+        Ok(network) => network,
+        Err(error) => {
+            tracing::debug!(error = crate::service::failure::chain(error.as_ref()), "no CUDA provider");
+            load(Provider::Cpu)?
+        }
+    };
+    let fingerprint = stored.fingerprint();
+    tracing::info!(model = name, fingerprint, provider = %network.provider(), threads, "model loaded");
+    Ok(ContouringModel { network, name: name.to_owned(), fingerprint })
+}
+
+fn graphs_of(stored: &StoredModel) -> Result<ModelGraphs<'_>, Box<dyn Error + Send + Sync>> {
+    let graph = |part: &str| {
+        let missing =
+            || format!("model {} has no {part} graph: its manifest is incomplete", stored.entry.name);
+        stored.graph(part).ok_or_else(missing)
+    };
+    Ok(ModelGraphs {
+        preset: &stored.entry.preset,
+        trunk: graph("trunk")?,
+        refinement: graph("refinement")?,
+        mask: graph("mask")?,
+    })
+}
+
+/// A series to its structure set, with a new identity.
+///
+/// # Errors
+/// [`ContourError`].
+pub(super) fn contour(
+    series: &CtSeries,
+    model: &mut ContouringModel,
+    template: &StructureTemplate,
+) -> Result<Contoured, ContourError> {
+    let mut mint = Mint::from_world();
+    let made = mint.now();
+    let identity = Identity::mint(|| mint.bits(), made);
+    contour_series(series, model, &|organ, contours| template.entry(organ).roi(contours), identity)
+}
+
+/// What the service calls for each complete series.
+pub(super) fn contourer(mut model: ContouringModel, template: StructureTemplate) -> Contourer {
+    Box::new(move |complete: &CompleteSeries| {
+        let paths: Vec<_> = complete.instances.iter().map(|instance| instance.path.clone()).collect();
+        let series = CtSeries::from_instances(&paths).map_err(by_cause)?;
+        let contoured = contour(&series, &mut model, &template).map_err(|error| match error {
+            ContourError::Network(_) => ContourFailure::retry(error),
+            _ => by_cause(error),
+        })?;
+        for note in &contoured.notes {
+            tracing::info!(series = %complete.series_instance_uid, note, "structure set");
+        }
+        Ok(contoured.structure_set.bytes)
+    })
+}
+
+/// The disk's faults are worth another attempt, the series' own are not.
+fn by_cause(error: impl Error + Send + Sync + 'static) -> ContourFailure {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
+    while let Some(this) = cause {
+        use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+        let of_disk = this.downcast_ref::<std::io::Error>();
+        if of_disk.is_some_and(|io| !matches!(io.kind(), InvalidData | InvalidInput | UnexpectedEof)) {
+            return ContourFailure::retry(error);
+        }
+        cause = this.source();
+    }
+    ContourFailure::refuse(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::series::SeriesError;
+    use crate::pipeline::volume::VolumeError;
+    use crate::service::Remedy;
+
+    #[test]
+    fn a_disk_that_fails_is_tried_again_and_a_bad_series_is_not() {
+        let listing = |kind: std::io::ErrorKind| SeriesError::List { path: "ct".into(), source: kind.into() };
+        assert_eq!(by_cause(listing(std::io::ErrorKind::PermissionDenied)).remedy, Remedy::Retry);
+        assert_eq!(by_cause(listing(std::io::ErrorKind::InvalidData)).remedy, Remedy::Refuse);
+        assert_eq!(by_cause(ContourError::Volume(VolumeError::NoBody)).remedy, Remedy::Refuse);
+    }
+}
