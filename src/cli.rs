@@ -172,9 +172,12 @@ pub struct EvaluateArgs {
     /// Model to use.
     #[arg(long, value_name = "NAME", default_value = "starter")]
     pub model: String,
-    /// Cases.
+    /// Cases: folders with a CT series and an RTSTRUCT each, or a part of the OpenKBP layout.
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
+    /// Leave out this many cases at the start, such as those that training looked at to choose its checkpoint.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub skip: usize,
     /// Look at this many cases only.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,

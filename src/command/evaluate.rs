@@ -1,9 +1,110 @@
 //! `oarlock evaluate`.
 
-use super::{CommandResult, RuntimeChoice};
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::comparison_table::{comparison_json, number, summary_json, summary_lines};
+use super::contouring::load_model;
+use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::EvaluateArgs;
+use crate::learning::evaluate::{Comparison, HeldOut, Spread, Summary, TruthCase, compare};
+use crate::pipeline::contours::{TraceOptions, fill};
+use crate::pipeline::{ContouringModel, find_organs, rtstruct};
+use crate::settings::StructureTemplate;
+use crate::vocabulary::organ::Organ;
 
 /// Runs the command.
-pub(super) fn run(_args: EvaluateArgs, _runtime: &RuntimeChoice) -> CommandResult {
-    Err("this command is not built yet".into())
+pub(super) fn run(args: EvaluateArgs, runtime: &RuntimeChoice) -> CommandResult {
+    let template = StructureTemplate::shipped()?;
+    let cases = HeldOut::list(&args.data)?;
+    let cases: Vec<HeldOut> =
+        cases.into_iter().skip(args.skip).take(args.limit.unwrap_or(usize::MAX)).collect();
+    if cases.is_empty() {
+        return Err(
+            format!("no case is left of {}: lower --skip or raise --limit", args.data.display()).into()
+        );
+    }
+    let mut model = load_model(runtime, &args.model)?;
+    let bar = bar(cases.len());
+    let mut by_organ: BTreeMap<Organ, Vec<Comparison>> = BTreeMap::new();
+    let mut by_case = Vec::new();
+    let mut n_failed = 0;
+    for case in &cases {
+        let name = case.name();
+        bar.set_message(name.clone());
+        let compared = case.read(&template).and_then(|truth| compare_case(&mut model, &truth));
+        let line = match &compared {
+            Ok(found) => {
+                let dice: Vec<f64> = found.values().filter_map(|c| c.dice).collect();
+                format!(
+                    "{name}: mean DSC {} over {} organs",
+                    number(Spread::of(&dice).map(|s| s.mean), 3),
+                    found.len()
+                )
+            }
+            Err(error) => {
+                n_failed += 1;
+                format!("{name}: not evaluated: {}", crate::service::failure::chain(error.as_ref()))
+            }
+        };
+        if bar.is_hidden() && !args.json {
+            say(&line);
+        } else {
+            bar.println(line);
+        }
+        for (organ, comparison) in compared.iter().flatten() {
+            by_organ.entry(*organ).or_default().push(*comparison);
+        }
+        by_case.push((name, compared.map_err(|error| error.to_string())));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let name_of = |organ: &Organ| template.entry(*organ).roi_name.clone();
+    let summaries: Vec<(String, Summary)> =
+        by_organ.iter().map(|(organ, comparisons)| (name_of(organ), Summary::of(comparisons))).collect();
+    if args.json {
+        let organs: BTreeMap<_, _> = summaries.iter().map(|(name, s)| (name, summary_json(s))).collect();
+        let cases: BTreeMap<_, _> = by_case
+            .iter()
+            .map(|(name, compared)| match compared {
+                Ok(found) => {
+                    let of: BTreeMap<_, _> =
+                        found.iter().map(|(o, c)| (name_of(o), comparison_json(c))).collect();
+                    (name, json!(of))
+                }
+                Err(error) => (name, json!({ "error": error })),
+            })
+            .collect();
+        let provider = model.network.provider().to_string();
+        let report = json!({ "model": model.name, "fingerprint": model.fingerprint, "provider": provider, "organs": organs, "cases": cases });
+        say(serde_json::to_string_pretty(&report)?);
+    } else {
+        say(format_args!("model {} ({}) on {}", model.name, model.fingerprint, model.network.provider()));
+        summary_lines(&summaries).iter().for_each(say);
+    }
+    Ok(if n_failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The whole chain but for DICOM: contours of every annotated organ, filled on the CT's grid, against the truth.
+fn compare_case(
+    model: &mut ContouringModel,
+    case: &TruthCase,
+) -> Result<BTreeMap<Organ, Comparison>, Box<dyn std::error::Error + Send + Sync>> {
+    let organs = find_organs(&case.volume, &mut model.network, TraceOptions::DELIVERED)?;
+    let grid = &case.volume.grid;
+    let compared = organs.iter().filter_map(|found| {
+        let truth = case.truth.get(&found.organ)?;
+        let predicted = fill(&found.contours, grid, rtstruct::FILL_RULE);
+        Some((found.organ, compare(truth, &predicted, grid)))
+    });
+    Ok(compared.collect())
+}
+
+fn bar(n_cases: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta} left  {wide_msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(n_cases as u64).with_style(style)
 }

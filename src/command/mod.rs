@@ -2,6 +2,7 @@
 
 mod check;
 mod compare;
+mod comparison_table;
 mod contouring;
 mod convert;
 mod demo;

@@ -83,30 +83,11 @@ pub fn contour_series(
     identity: Identity,
 ) -> Result<Contoured, ContourError> {
     let volume = HuVolume::read(series)?;
-    let windows = NetworkInput::windows(&volume, &model.network.input_form())?;
-    let input = model.network.most_promising(&windows)?;
-    let masks = model.network.segment(input)?;
     let options = TraceOptions::DELIVERED;
-    let mut traced = trace_all(&masks, &input.grid, &volume.grid, options);
-    traced.retain(|(_, contours)| !contours.contours.is_empty());
-    if traced.is_empty() {
+    let organs = find_organs(&volume, &mut model.network, options)?;
+    if organs.iter().all(|found| found.contours.contours.is_empty()) {
         return Err(ContourError::NothingFound);
     }
-    let organs: Vec<ContouredOrgan> = Organ::ALL
-        .into_iter()
-        .map(|organ| {
-            let contours = traced.iter().find(|(of, _)| *of == organ).map(|(_, contours)| contours.clone());
-            let contours = contours.unwrap_or_default();
-            let mask = masks.iter().find(|mask| mask.organ == organ);
-            let detection_probability = mask.map(|mask| mask.detection_probability);
-            ContouredOrgan {
-                organ,
-                detection_probability,
-                volume_mm3: volume_mm3(&contours, &volume.grid),
-                contours,
-            }
-        })
-        .collect();
     let rois = organs.iter().map(|found| roi_of(found.organ, found.contours.clone())).collect();
     let description = Description {
         label: "Oarlock".to_owned(),
@@ -120,4 +101,31 @@ pub fn contour_series(
     let set = StructureSet::describe(series, rois, description, identity);
     let structure_set = set.encode()?;
     Ok(Contoured { structure_set, organs, volume, notes: set.notes().to_vec() })
+}
+
+/// The part of the line that knows no DICOM: every organ in class order with its contours on the planes of the image.
+///
+/// # Errors
+/// [`ContourError::Volume`] or [`ContourError::Network`].
+pub fn find_organs(
+    volume: &HuVolume,
+    network: &mut Network,
+    options: TraceOptions,
+) -> Result<Vec<ContouredOrgan>, ContourError> {
+    let windows = NetworkInput::windows(volume, &network.input_form())?;
+    let input = network.most_promising(&windows)?;
+    let masks = network.segment(input)?;
+    let mut traced = trace_all(&masks, &input.grid, &volume.grid, options).into_iter().peekable();
+    let organs = Organ::ALL.into_iter().map(|organ| {
+        let contours =
+            traced.next_if(|(of, _)| *of == organ).map(|(_, contours)| contours).unwrap_or_default();
+        let detected = masks.iter().find(|mask| mask.organ == organ);
+        ContouredOrgan {
+            organ,
+            detection_probability: detected.map(|mask| mask.detection_probability),
+            volume_mm3: volume_mm3(&contours, &volume.grid),
+            contours,
+        }
+    });
+    Ok(organs.collect())
 }

@@ -4,11 +4,13 @@
 
 mod comparison;
 mod distance_field;
+mod held_out;
 mod overlap;
 mod summary;
 mod surface_distance;
 
 pub use comparison::{Comparison, compare};
+pub use held_out::{HeldOut, HeldOutError, TruthCase};
 pub use overlap::dice;
 pub use summary::{Spread, Summary};
 pub use surface_distance::{SurfaceDistances, surface_distances};
