@@ -8,7 +8,9 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = oarlock::cli::Cli::parse();
-    oarlock::telemetry::start();
+    // A service tells what it does; a command at the prompt says what matters itself.
+    let is_service = matches!(cli.command, oarlock::cli::Command::Serve(_));
+    oarlock::telemetry::start(if is_service { "info,ort=warn,dicom_ul=warn" } else { "warn,ort=error" });
     match oarlock::command::run(cli) {
         Ok(code) => code,
         Err(error) => {

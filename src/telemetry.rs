@@ -1,10 +1,12 @@
 //! Logs: set-up, and what may never be written to them (a patient's name, ID, dates, or a whole data set).
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
-/// Starts logging to standard error; `OARLOCK_LOG` sets the level (`info` without it).
-pub fn start() {
-    let filter = EnvFilter::try_from_env("OARLOCK_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,ort=warn,dicom_ul=warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+/// Starts logging to standard error; `OARLOCK_LOG` sets the level (`usual` without it), in color on a terminal only.
+pub fn start(usual: &str) {
+    let filter = EnvFilter::try_from_env("OARLOCK_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
+    let color = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).with_writer(std::io::stderr).init();
 }
