@@ -3,7 +3,7 @@
 //! Exit code 0: nothing stands in the way. 1: something does, and each line says what to do. 2: wrong arguments.
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::CheckArgs;
+use crate::engine::runtime::library;
 use crate::engine::runtime::session::Runtime;
 use crate::learning::model::ModelRegistry;
 use crate::pipeline::delivery;
@@ -63,7 +64,7 @@ pub(super) fn run(args: CheckArgs, runtime: &RuntimeChoice) -> CommandResult {
         findings.push(model(settings));
         findings.extend(peers(settings)?);
     }
-    findings.push(library(runtime));
+    findings.push(onnx_runtime(runtime));
     findings.push(clock());
     if args.json {
         say(serde_json::to_string_pretty(&findings)?);
@@ -170,10 +171,9 @@ async fn peer(peer: &Peer, calling: &AeTitle, settings: &ServiceSettings) -> Fin
     }
 }
 
-fn library(choice: &RuntimeChoice) -> Finding {
-    let named = choice.library.clone().or_else(|| std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from));
-    let Some(path) = named else {
-        let text = "not named by --onnxruntime or ORT_DYLIB_PATH; `oarlock runtime install` fetches it";
+fn onnx_runtime(choice: &RuntimeChoice) -> Finding {
+    let Some(path) = library::find(choice.library.as_deref()) else {
+        let text = "not on this machine; `oarlock runtime install` fetches it, and so does the first command that needs it";
         return Finding::note("ONNX Runtime", text);
     };
     match Runtime::start(&path) {

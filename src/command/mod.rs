@@ -21,6 +21,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
+use crate::engine::runtime::library::{self, LibraryError, Release};
 use crate::engine::runtime::session::Runtime;
 
 /// What a command ends with: an exit code, or an error that `main` prints with its chain of causes.
@@ -35,10 +36,13 @@ pub struct RuntimeChoice {
     pub offline: bool,
 }
 
-/// Starts ONNX Runtime from the library that was named, by argument or environment.
+/// Starts ONNX Runtime: from the library that was named, else the one in our data folder, else it is fetched once.
 fn start_runtime(choice: &RuntimeChoice) -> Result<Runtime, Box<dyn Error + Send + Sync>> {
-    let named = choice.library.clone().or_else(|| std::env::var_os("ORT_DYLIB_PATH").map(Into::into));
-    let library = named.ok_or("no ONNX Runtime was named: give --onnxruntime FILE or set ORT_DYLIB_PATH")?;
+    let library = match library::find(choice.library.as_deref()) {
+        Some(library) => library,
+        None if choice.offline => return Err(LibraryError::Offline.into()),
+        None => runtime::fetch(Release::of_this_machine(false)?)?,
+    };
     Ok(Runtime::start(&library)?)
 }
 
@@ -68,4 +72,9 @@ pub fn run(cli: Cli) -> CommandResult {
 /// Writes a line to standard output; a reader that has gone away (a closed pipe) is not an error.
 pub fn say(line: impl std::fmt::Display) {
     drop(writeln!(std::io::stdout(), "{line}"));
+}
+
+/// Writes a line about the work itself to standard error, so that standard output stays what was asked for.
+fn tell(line: impl std::fmt::Display) {
+    drop(writeln!(std::io::stderr(), "{line}"));
 }

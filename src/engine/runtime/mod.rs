@@ -1,3 +1,6 @@
-//! ONNX Runtime: finding or fetching the library, sessions. The only room that speaks to `ort`.
+//! ONNX Runtime: found or fetched, and spoken to.
 
+mod cuda_release;
+pub mod library;
+pub mod package_index;
 pub mod session;
