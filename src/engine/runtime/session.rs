@@ -121,6 +121,7 @@ impl Runtime {
         let library = canonical.as_deref().unwrap_or(library);
         let _one_at_a_time = STARTING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if STARTED.get().is_none() {
+            super::cuda_release::preload(library);
             let failed = |source| SessionError::Start { library: library.to_owned(), source };
             let builder =
                 ort::init_from(library).map_err(|error| failed(RuntimeMessage(error.to_string())))?;
