@@ -11,12 +11,12 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
 use super::augment::{nearest, normalised, rotation, single};
-use super::nifti_volume::{grid_of, layout, read_volume};
+use super::nifti_volume::{grid_of, layout, parse_volume};
 use super::{DatasetError, OrganSet, Sample};
 use crate::vocabulary::organ::Organ;
 
 /// Tissues that an atlas tells apart; 0 is the air outside.
-const N_TISSUES: usize = 22;
+pub const N_TISSUES: usize = 22;
 
 /// A whole anatomy as labels and tissues on one grid, axes `(z, y, x)`.
 #[derive(Debug, Clone)]
@@ -39,18 +39,30 @@ impl LabelAtlas {
     /// # Errors
     /// [`DatasetError`] when a file is missing, broken, or holds other labels.
     pub fn read(folder: &Path) -> Result<Self, DatasetError> {
+        let file = |name: &str| {
+            let path = folder.join(name);
+            std::fs::read(&path).map_err(|source| DatasetError::Read { path, source })
+        };
+        Self::parse(folder, &file("labels.nii.gz")?, &file("tissue.nii.gz")?, &file("tissues.csv")?)
+    }
+
+    /// The same from the bytes of the three files; `folder` is what messages call their place.
+    ///
+    /// # Errors
+    /// As [`LabelAtlas::read`].
+    pub fn parse(folder: &Path, labels: &[u8], tissue: &[u8], tissues: &[u8]) -> Result<Self, DatasetError> {
         let path = folder.join("labels.nii.gz");
-        let (labels, header) = read_volume(&path)?;
+        let (labels, header) = parse_volume(&path, labels)?;
         let spacing_mm = grid_of(&path, &header, labels.dim())?.spacing_mm();
         let tissue_path = folder.join("tissue.nii.gz");
-        let (tissues, _) = read_volume(&tissue_path)?;
-        if labels.dim() != tissues.dim() {
-            let (wanted, found) = (format!("{:?}", labels.dim()), format!("{:?}", tissues.dim()));
+        let (tissue, _) = parse_volume(&tissue_path, tissue)?;
+        if labels.dim() != tissue.dim() {
+            let (wanted, found) = (format!("{:?}", labels.dim()), format!("{:?}", tissue.dim()));
             return Err(layout(&tissue_path, &wanted, &found));
         }
-        let hu = read_tissues(&folder.join("tissues.csv"))?;
+        let hu = parse_tissues(&folder.join("tissues.csv"), &String::from_utf8_lossy(tissues))?;
         let labels = bytes(&path, &labels, 64)?;
-        let tissues = bytes(&tissue_path, &tissues, N_TISSUES)?;
+        let tissues = bytes(&tissue_path, &tissue, N_TISSUES)?;
         let mut heights = [None; Organ::COUNT];
         for (z, plane) in labels.axis_iter(Axis(0)).enumerate() {
             for label in plane {
@@ -62,6 +74,35 @@ impl LabelAtlas {
         }
         let name = format!("atlas {}", folder.file_name().unwrap_or_default().to_string_lossy());
         Ok(Self { name, labels, tissues, spacing_mm, hu, heights })
+    }
+
+    /// Voxels on each axis, `(z, y, x)`.
+    #[must_use]
+    pub fn shape(&self) -> [usize; 3] {
+        self.labels.dim().into()
+    }
+
+    /// Spacing, mm, `(z, y, x)`.
+    #[must_use]
+    pub fn spacing_mm(&self) -> [f64; 3] {
+        self.spacing_mm
+    }
+
+    /// The organ at the voxel nearest to a place `(z, y, x)` in voxels, and its tissue; air outside.
+    #[must_use]
+    pub fn at(&self, place: [f64; 3]) -> (Option<Organ>, usize) {
+        match nearest(place, self.labels.dim()) {
+            Some(voxel) => {
+                (Organ::from_class(usize::from(self.labels[voxel])), usize::from(self.tissues[voxel]))
+            }
+            None => (None, 0),
+        }
+    }
+
+    /// Mean and standard deviation of each tissue, HU.
+    #[must_use]
+    pub fn tissues_hu(&self) -> &[(f64, f64); N_TISSUES] {
+        &self.hu
     }
 
     /// Draws a patient on a grid of `shape` voxels of `spacing_mm`, `(z, y, x)`.
@@ -228,9 +269,7 @@ fn bytes(path: &Path, volume: &Array3<i16>, count: usize) -> Result<Array3<u8>, 
 }
 
 /// Mean and standard deviation by tissue number; a name in quotes may hold commas, so fields count from the end.
-fn read_tissues(path: &Path) -> Result<[(f64, f64); N_TISSUES], DatasetError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| DatasetError::Read { path: path.to_path_buf(), source })?;
+fn parse_tissues(path: &Path, text: &str) -> Result<[(f64, f64); N_TISSUES], DatasetError> {
     let mut hu = [None; N_TISSUES];
     for line in text.lines().skip(1).filter(|line| !line.trim().is_empty()) {
         let tissue = line.split(',').next().and_then(|field| field.parse::<usize>().ok());
@@ -307,14 +346,12 @@ mod tests {
 
     #[test]
     fn tissues_are_read_from_the_end_of_the_line() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("tissues.csv");
+        let path = Path::new("tissues.csv");
         let mut text = "tissue,name,hu_mean,hu_sd,volume_cm3\n".to_owned();
         (0..22).for_each(|t| text.push_str(&format!("{t},\"a, b\",{},{},7.5\n", 100 + t, t)));
-        std::fs::write(&path, &text).unwrap();
-        let hu = read_tissues(&path).unwrap();
+        let hu = parse_tissues(path, &text).unwrap();
         assert!((hu[21].0 - 121.0).abs() < 1e-9 && (hu[21].1 - 21.0).abs() < 1e-9);
-        std::fs::write(&path, text.replace("121,21", "121,much")).unwrap();
-        assert!(matches!(read_tissues(&path), Err(DatasetError::Layout { .. })));
+        let broken = text.replace("121,21", "121,much");
+        assert!(matches!(parse_tissues(path, &broken), Err(DatasetError::Layout { .. })));
     }
 }

@@ -11,7 +11,7 @@ mod nifti_volume;
 mod open_kbp;
 mod organ_set;
 
-pub use atlas::LabelAtlas;
+pub use atlas::{LabelAtlas, N_TISSUES};
 pub use augment::{AugmentSettings, Sample, draw_sample, whole_sample};
 pub use case::Case;
 pub use error::DatasetError;

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use flate2::read::GzDecoder;
 use ndarray::{Array3, Ix3};
-use nifti::{IntoNdArray, NiftiHeader, NiftiObject, ReaderOptions};
+use nifti::{InMemNiftiObject, IntoNdArray, NiftiHeader, NiftiObject};
 
 use super::DatasetError;
 use crate::vocabulary::space::{Grid, PatientPoint};
@@ -20,8 +21,15 @@ pub(super) fn layout(path: &Path, wanted: &str, found: &str) -> DatasetError {
 
 /// Reads a volume as stored, with its axes turned round to `(z, y, x)`.
 pub(super) fn read_volume(path: &Path) -> Result<(Array3<i16>, NiftiHeader), DatasetError> {
+    let bytes =
+        std::fs::read(path).map_err(|source| DatasetError::Read { path: path.to_path_buf(), source })?;
+    parse_volume(path, &bytes)
+}
+
+/// The same from the bytes of a `.nii.gz`; `path` is what messages call it.
+pub(super) fn parse_volume(path: &Path, bytes: &[u8]) -> Result<(Array3<i16>, NiftiHeader), DatasetError> {
     let refused = |source| DatasetError::Nifti { path: path.to_path_buf(), source };
-    let header = NiftiHeader::from_file(path).map_err(refused)?;
+    let header = NiftiHeader::from_reader(GzDecoder::new(bytes)).map_err(refused)?;
     let n_voxels = header
         .dim
         .iter()
@@ -31,7 +39,7 @@ pub(super) fn read_volume(path: &Path) -> Result<(Array3<i16>, NiftiHeader), Dat
     if header.dim[0] != 3 || n_voxels.is_none_or(|n| n == 0 || n > MOST_VOXELS) {
         return Err(layout(path, "three axes, at most 2^28 voxels", &format!("{:?}", header.dim)));
     }
-    let object = ReaderOptions::new().read_file(path).map_err(refused)?;
+    let object = InMemNiftiObject::from_reader(GzDecoder::new(bytes)).map_err(refused)?;
     let volume = object.into_volume().into_ndarray::<i16>().map_err(refused)?;
     let volume = volume
         .into_dimensionality::<Ix3>()
