@@ -19,18 +19,38 @@ const HEAD: u64 = 8_192;
 
 /// Runs the command.
 pub(super) fn run(args: SendArgs, _runtime: &RuntimeChoice) -> CommandResult {
+    let sent = send_all(&args)?;
+    say(format_args!(
+        "{} of {} instances are stored at {}",
+        sent.n_files - sent.n_failed,
+        sent.n_files,
+        args.to
+    ));
+    if sent.n_other > 0 {
+        say(format_args!("{} other files were passed over", sent.n_other));
+    }
+    Ok(if sent.n_failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What became of the files of a folder.
+pub(super) struct Sent {
+    /// DICOM files.
+    pub(super) n_files: usize,
+    /// Of those, not stored.
+    pub(super) n_failed: usize,
+    /// Files that are no DICOM.
+    pub(super) n_other: usize,
+}
+
+/// Sends every DICOM file at or below a path over one association.
+pub(super) fn send_all(args: &SendArgs) -> Result<Sent, Box<dyn std::error::Error + Send + Sync>> {
     let (files, n_other) = dicom_files(&args.path)?;
     if files.is_empty() {
         return Err(format!("{} holds no DICOM file (Part 10)", args.path.display()).into());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let n_failed = runtime.block_on(send(&args, &files))?;
-    let n_stored = files.len() - n_failed;
-    say(format_args!("{n_stored} of {} instances are stored at {}", files.len(), args.to));
-    if n_other > 0 {
-        say(format_args!("{n_other} other files were passed over"));
-    }
-    Ok(if n_failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let n_failed = runtime.block_on(send(args, &files))?;
+    Ok(Sent { n_files: files.len(), n_failed, n_other })
 }
 
 /// Sends the files over one association and counts those that were not stored.
