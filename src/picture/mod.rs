@@ -37,7 +37,7 @@ pub enum PictureError {
 }
 
 /// Most pixels of a view on its longer side.
-const VIEW_PIXELS: f64 = 380.0;
+const VIEW_PIXELS: f64 = 500.0;
 /// Room round the structures, mm.
 const MARGIN_MM: f64 = 22.0;
 const GAP: usize = 8;
@@ -188,7 +188,7 @@ mod tests {
             let (mut n, mut sum) = (0.0, [0.0; 2]);
             for (i, pixel) in pixels.chunks(3).enumerate() {
                 let (x, y) = (i % width, i / width);
-                if pixel == color && x < 380 && y < 400 {
+                if pixel == color && x < 500 && y < 520 {
                     n += 1.0;
                     sum = [sum[0] + x as f64, sum[1] + y as f64];
                 }
