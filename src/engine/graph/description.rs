@@ -121,17 +121,18 @@ mod tests {
         assert!(matches!(GraphDescription::read(b""), Err(DescriptionError::NoGraph)));
     }
 
-    /// ONNX's own checker, with shape inference, on every graph that is written. Asks for `python3` (or what
-    /// `OARLOCK_PYTHON` names) with the package `onnx`.
+    /// ONNX's own checker, with shape inference, on every graph that is written. Asks for the Python of
+    /// `tests/peers/install`, or what `OARLOCK_PYTHON` names, with the package `onnx`.
     #[test]
     #[expect(clippy::print_stderr, reason = "a skipped test says so")]
     fn onnx_accepts_every_graph() {
-        let python = std::env::var_os("OARLOCK_PYTHON").unwrap_or_else(|| "python3".into());
+        let installed = concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers/python/bin/python");
+        let python = std::env::var_os("OARLOCK_PYTHON").unwrap_or_else(|| installed.into());
         let has_onnx = std::process::Command::new(&python).args(["-c", "import onnx.checker"]).output();
         if !has_onnx.is_ok_and(|run| run.status.success()) {
             assert!(std::env::var_os("OARLOCK_DEMAND_PEERS").is_none(), "{python:?} has no package onnx");
             eprintln!(
-                "SKIPPED onnx_accepts_every_graph: {python:?} has no package onnx (OARLOCK_PYTHON names another)"
+                "SKIPPED onnx_accepts_every_graph: {python:?} has no package onnx (tests/peers/install)"
             );
             return;
         }
