@@ -1,37 +1,12 @@
 //! Sending to real peers, and to peers that are not there.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use oarlock::pipeline::delivery::{Kind, Scu, ScuError, ScuTimeouts, kind_of};
 use oarlock::vocabulary::dicom::SopInstanceUid;
 
-use crate::support;
-use crate::wire::{CT, LIMIT, RTSTRUCT, ct, data_set, echoes, files, part10, service, wait_for};
-
-/// A peer's process, ended with the test.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn start(program: &Path, arguments: &[&str], port: u16) -> Process {
-    let mut command = Command::new(program);
-    let process =
-        Process(command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-    wait_for("the peer", || echoes(([127, 0, 0, 1], port).into()).then_some(()));
-    process
-}
+use crate::support::{self, free_port, start};
+use crate::wire::{CT, LIMIT, RTSTRUCT, ct, data_set, files, part10, service, wait_for};
 
 fn send(port: u16, objects: &[Vec<u8>]) -> Vec<Result<SopInstanceUid, ScuError>> {
     let peer = format!("ANY@127.0.0.1:{port}").parse().unwrap();

@@ -14,6 +14,7 @@ mod bench_load;
 mod cli;
 mod delivery;
 mod ingest;
+mod real_peers;
 mod series;
 mod series_made;
 mod service;

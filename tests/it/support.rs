@@ -1,6 +1,10 @@
 //! What several test modules share.
 
-use std::path::PathBuf;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::wire::{echoes, wait_for};
 
 /// Whether a missing peer or data set is a failure (as in CI) rather than a test that says it was skipped.
 pub(crate) fn everything_must_be_here() -> bool {
@@ -11,7 +15,6 @@ pub(crate) fn everything_must_be_here() -> bool {
 ///
 /// # Panics
 /// Where `OARLOCK_DEMAND_PEERS` is set and the folder is missing.
-#[allow(dead_code, reason = "used as modules come")]
 pub(crate) fn shared_data(test: &str) -> Option<PathBuf> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
     if folder.is_dir() {
@@ -26,7 +29,6 @@ pub(crate) fn shared_data(test: &str) -> Option<PathBuf> {
 ///
 /// # Panics
 /// Where `OARLOCK_DEMAND_PEERS` is set and the program is missing.
-#[allow(dead_code, reason = "used as modules come")]
 pub(crate) fn peer(test: &str, program: &str) -> Option<PathBuf> {
     let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
         .chain([PathBuf::from("/usr/sbin")])
@@ -37,4 +39,27 @@ pub(crate) fn peer(test: &str, program: &str) -> Option<PathBuf> {
         eprintln!("SKIPPED {test}: {program} is not installed (tests/peers/install)");
     }
     found
+}
+
+/// A peer's process, ended with the test.
+pub(crate) struct Process(pub(crate) Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Starts a peer and waits until it answers a C-ECHO.
+pub(crate) fn start(program: &Path, arguments: &[&str], port: u16) -> Process {
+    let mut command = Command::new(program);
+    let process =
+        Process(command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    wait_for("the peer", || echoes(([127, 0, 0, 1], port).into()).then_some(()));
+    process
 }
