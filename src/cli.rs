@@ -301,7 +301,7 @@ pub enum ModelAction {
         /// Model.
         name: String,
     },
-    /// Write a preset's graphs with fresh weights, for tests of the graphs themselves.
+    /// Write a preset's graphs with fresh weights, plain and in the processor's form, for tests of the graphs themselves.
     Graphs {
         /// `reference` or `starter`.
         #[arg(long, default_value = "starter")]

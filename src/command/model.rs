@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::{ModelAction, ModelArgs};
-use crate::engine::graph::{Preset, Weights};
+use crate::engine::graph::preset::{COARSE_STRIDE, INPUT_MULTIPLE};
+use crate::engine::graph::{Preset, Weights, flat};
 use crate::learning::model::{ModelRegistry, NewModel};
 
 /// Runs the command.
@@ -48,7 +49,15 @@ fn graphs(preset: &str, output: &Path, seed: u64) -> CommandResult {
         "# {name}\n\nPreset `{preset}` with random weights of seed {seed}: it knows nothing and must not be used for \
          anything but tests of the graphs.\n"
     );
-    NewModel::from_weights(&name, &weights, 0, card).store(output)?;
+    let model = NewModel::from_weights(&name, &weights, 0, card);
+    for (part, depth_multiple) in [("trunk", INPUT_MULTIPLE), ("mask", COARSE_STRIDE)] {
+        if let Some(graph) = model.graphs.iter().find(|graph| graph.part == part) {
+            std::fs::create_dir_all(output)?;
+            let path = output.join(format!("{name}.{part}.flat.onnx"));
+            std::fs::write(path, flat(&graph.bytes, depth_multiple)?)?;
+        }
+    }
+    model.store(output)?;
     say(format_args!("{name}: {} weights in {}", weights.count(), output.display()));
     Ok(ExitCode::SUCCESS)
 }

@@ -10,7 +10,6 @@
     reason = "a test that fails should panic, and one that is skipped says so"
 )]
 
-mod bench_load;
 mod cli;
 mod delivery;
 mod ingest;

@@ -165,7 +165,6 @@ fn finish(
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::time::Instant;
 
     use super::*;
     use crate::engine::graph::{Adam, AdamRates, Weights};
@@ -275,59 +274,5 @@ mod tests {
         let Some(runtime) = runtime_of_tests("the_trunk_learns_one_case_by_heart") else { return };
         let losses = backbone(runtime, &Preset::starter(), [32, 48, 16], 60);
         assert!(losses[59] < 0.1 * losses[0], "{losses:?}");
-    }
-
-    /// Slow: run with `--ignored --nocapture`, in a release build.
-    #[test]
-    #[ignore = "a measurement"]
-    #[expect(clippy::print_stderr, reason = "a measurement")]
-    fn time_of_a_trunk_step() {
-        let Some(runtime) = runtime_of_tests("time_of_a_trunk_step") else { return };
-        for steps in [1, 4] {
-            let start = Instant::now();
-            let losses = backbone(runtime, &Preset::starter(), [96, 96, 96], steps);
-            eprintln!(
-                "{steps} steps with loading: {:.2} s, losses {losses:?}",
-                start.elapsed().as_secs_f64()
-            );
-        }
-    }
-
-    #[test]
-    #[ignore = "a measurement"]
-    #[expect(clippy::print_stderr, reason = "a measurement")]
-    fn time_of_a_mask_step() {
-        let Some(runtime) = runtime_of_tests("time_of_a_mask_step") else { return };
-        let preset = Preset::starter();
-        let weights = Weights::start(&preset, 5);
-        for sides in [[16, 16, 16], [24, 32, 24], [48, 48, 48], [40, 64, 72]] {
-            let start = Instant::now();
-            let graph = mask_step(&preset, sides);
-            let mut session = load(runtime, "mask_step", &graph);
-            let loading = start.elapsed().as_secs_f64();
-            let [d, h, w] = sides;
-            let at = |channels, scale| [1, channels, d / scale, h / scale, w / scale];
-            let channels = &preset.channels;
-            let names = ["image", "f2", "f4", "f8", "truth", "valid"];
-            let shapes = [
-                at(1, 1),
-                at(channels.stage2, 2),
-                at(channels.stage4, 4),
-                at(channels.merge8, 8),
-                at(1, 1),
-                at(1, 1),
-            ];
-            let maps = shapes.map(|shape: [usize; 5]| pattern(shape.iter().product()));
-            let mut inputs = weight_inputs(&weights, &graph.weights);
-            for ((name, shape), map) in names.iter().zip(&shapes).zip(&maps) {
-                inputs.push((name, Input::F32(shape, map)));
-            }
-            inputs.push(("class", Input::I64(&[1], &[9])));
-            let start = Instant::now();
-            for _ in 0..3 {
-                session.run(&inputs).unwrap();
-            }
-            eprintln!("{sides:?}: loading {loading:.3} s, run {:.3} s", start.elapsed().as_secs_f64() / 3.0);
-        }
     }
 }

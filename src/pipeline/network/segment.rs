@@ -8,8 +8,8 @@ use super::network_box::NetworkBox;
 use super::proposals::{proposals, sigmoid};
 use super::refinement::{Detection, detections};
 use super::roi_pool::pool;
-use crate::engine::graph::Preset;
-use crate::engine::graph::preset::{INPUT_MULTIPLE, N_ANCHORS, N_CLASSES};
+use crate::engine::graph::preset::{COARSE_STRIDE, INPUT_MULTIPLE, N_ANCHORS, N_CLASSES};
+use crate::engine::graph::{NoFlatForm, Preset, flat};
 use crate::engine::runtime::session::{
     Input, Outputs, Provider, Runtime, Session, SessionError, SessionOptions,
 };
@@ -34,6 +34,15 @@ pub enum NetworkError {
         /// Why.
         #[source]
         source: SessionError,
+    },
+    /// A graph that the program cannot rewrite for the processor.
+    #[error("the {part} graph is not one that this program writes: use the program that made the model")]
+    Form {
+        /// Which part.
+        part: &'static str,
+        /// Why.
+        #[source]
+        source: NoFlatForm,
     },
     /// A graph gave a tensor of another shape.
     #[error(
@@ -98,7 +107,7 @@ struct Maps {
 }
 
 impl Network {
-    /// Loads the three graphs of a model.
+    /// Loads the three graphs of a model; on the processor in their flat form ([`flat`]), which is computed here.
     ///
     /// # Errors
     /// [`NetworkError::Preset`] for an unknown architecture, [`NetworkError::Session`] where a graph cannot be loaded.
@@ -113,11 +122,18 @@ impl Network {
             Session::from_bytes(runtime, part, graph, options)
                 .map_err(|source| NetworkError::Session { part, source })
         };
+        let load_convolutions = |part: &'static str, plain: &[u8], depth_multiple: usize| {
+            if options.provider != Provider::Cpu {
+                return load(part, plain);
+            }
+            let flat = flat(plain, depth_multiple).map_err(|source| NetworkError::Form { part, source })?;
+            load(part, &flat)
+        };
         Ok(Self {
             preset,
-            trunk: load("trunk", graphs.trunk)?,
+            trunk: load_convolutions("trunk", graphs.trunk, INPUT_MULTIPLE)?,
             refinement: load("refinement", graphs.refinement)?,
-            mask: load("mask", graphs.mask)?,
+            mask: load_convolutions("mask", graphs.mask, COARSE_STRIDE)?,
         })
     }
 

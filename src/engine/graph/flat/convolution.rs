@@ -1,0 +1,208 @@
+//! Convolutions in the flat layout: Winograd along depth, 2-D in the plane.
+
+use super::{Flat, Map, NoFlatForm, int, ints};
+use crate::engine::graph::layers::narrow;
+use crate::engine::graph::onnx::NodeProto;
+
+/// Slices that Winograd's transforms mix, and what they make of them.
+const TAPS_IN: usize = 6;
+const TAPS_OUT: usize = 4;
+
+/// Input transform, rows of the output.
+const INPUT: [[f32; TAPS_IN]; TAPS_IN] = [
+    [4.0, 0.0, -5.0, 0.0, 1.0, 0.0],
+    [0.0, -4.0, -4.0, 1.0, 1.0, 0.0],
+    [0.0, 4.0, -4.0, -1.0, 1.0, 0.0],
+    [0.0, -2.0, -1.0, 2.0, 1.0, 0.0],
+    [0.0, 2.0, -1.0, -2.0, 1.0, 0.0],
+    [0.0, 4.0, 0.0, -5.0, 0.0, 1.0],
+];
+
+/// Weight transform.
+const WEIGHT: [[f64; 3]; TAPS_IN] = [
+    [1.0 / 4.0, 0.0, 0.0],
+    [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
+    [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
+    [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
+    [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
+    [0.0, 0.0, 1.0],
+];
+
+/// Output transform.
+const OUTPUT: [[f32; TAPS_IN]; TAPS_OUT] = [
+    [1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
+    [0.0, 1.0, -1.0, 2.0, -2.0, 0.0],
+    [0.0, 1.0, 1.0, 4.0, 4.0, 0.0],
+    [0.0, 1.0, -1.0, 8.0, -8.0, 1.0],
+];
+
+/// The transformed slice that carries the bias: the output transform spreads it evenly, `(1, 1, 1, 1)`.
+const BIAS_AT: usize = 1;
+
+impl Flat {
+    pub(super) fn convolution(&mut self, node: &NodeProto) -> Result<Map, NoFlatForm> {
+        let first_of = |key: &str| {
+            let attribute = node.attribute.iter().find(|attribute| attribute.name == key);
+            attribute.and_then(|attribute| attribute.ints.first().copied()).unwrap_or_default()
+        };
+        let (kernel, stride) = (first_of("kernel_shape"), first_of("strides"));
+        let (plain, weight) = (node.input[0].as_str(), node.input[1].as_str());
+        let bias = node.input.get(2).map(String::as_str);
+        if kernel == 1 {
+            return self.point(plain, weight, bias);
+        }
+        let Some(known) = self.weights.get(weight) else {
+            return Err(NoFlatForm(format!("a weight {weight}")));
+        };
+        let (out, from) = (known.sides[0], known.sides[1]);
+        let values = known.values.clone();
+        let bias_values = bias.map(|name| self.values(name)).transpose()?;
+        match (kernel, stride) {
+            (3, 2) if from == 1 => {
+                let x = self.map(plain)?;
+                let taps = self.depth_taps(&x, 2);
+                let name = self.plane_convolution(&taps, [out, 3], &values, bias, 2);
+                Ok(Map { name, channels: out, multiple: x.multiple / 2 })
+            }
+            (3, 1) => {
+                let image_last = self.pairs.get(plain).is_some_and(|[_, second]| second.channels == 1);
+                if !image_last {
+                    let x = self.map(plain)?;
+                    return Ok(self.winograd(&x, [out, from], &values, bias_values.as_deref()));
+                }
+                // One channel more would cost a whole block of channels: the image goes its own way.
+                let Some([x, image]) = self.pairs.remove(plain) else {
+                    return Err(NoFlatForm(plain.to_owned()));
+                };
+                let part = |range: std::ops::Range<usize>| -> Vec<f32> {
+                    let rows = (0..out).flat_map(|o| range.clone().map(move |i| (o * from + i) * 27));
+                    rows.flat_map(|at| values[at..at + 27].iter().copied()).collect()
+                };
+                let most = self.winograd(&x, [out, from - 1], &part(0..from - 1), bias_values.as_deref());
+                let taps = self.depth_taps(&image, 1);
+                let rest = self.plane_convolution(&taps, [out, 3], &part(from - 1..from), None, 1);
+                let name = self.put("Add", &[&most.name, &rest], vec![]);
+                Ok(Map { name, channels: out, multiple: most.multiple.max(image.multiple) })
+            }
+            other => Err(NoFlatForm(format!("a convolution of kernel and stride {other:?}"))),
+        }
+    }
+
+    /// Kernel one: the same on slices.
+    fn point(&mut self, plain: &str, weight: &str, bias: Option<&str>) -> Result<Map, NoFlatForm> {
+        let x = self.map(plain)?;
+        let (weight, channels) = match self.weights.get(weight) {
+            Some(known) => {
+                let (out, from) = (known.sides[0], known.sides[1]);
+                let values = known.values.clone();
+                (self.floats(&[out, from, 1, 1], &values), out)
+            }
+            // Picked by class while running: `(1, c, 1, 1, 1)`.
+            None => {
+                let sides = self.integers(&[1, -1, 1, 1]);
+                (self.put("Reshape", &[weight, &sides], vec![]), 1)
+            }
+        };
+        let inputs: Vec<&str> = [x.name.as_str(), &weight].into_iter().chain(bias).collect();
+        let name = self.put("Conv", &inputs, vec![ints("kernel_shape", &[1, 1])]);
+        Ok(Map { name, channels, ..x })
+    }
+
+    /// The three neighbours along depth of each `stride`-th slice as channels; `x` has one channel.
+    fn depth_taps(&mut self, x: &Map, stride: i64) -> String {
+        let behind = if stride == 2 { 0 } else { 1 };
+        let padded = self.pad_depth(&x.name, behind);
+        let ends = if stride == 2 { [-1, i64::MAX, i64::MAX] } else { [-2, -1, i64::MAX] };
+        let taps = [0, 1, 2].map(|tap: usize| self.slices(&padded, tap as i64, ends[tap], stride));
+        self.put("Concat", &[&taps[0], &taps[1], &taps[2]], vec![int("axis", 1)])
+    }
+
+    /// A 2-D convolution of kernel three; `values` are `(out, from, 3, 3)`.
+    fn plane_convolution(
+        &mut self,
+        x: &str,
+        [out, from]: [usize; 2],
+        values: &[f32],
+        bias: Option<&str>,
+        stride: i64,
+    ) -> String {
+        let weight = self.floats(&[out, from, 3, 3], values);
+        let inputs: Vec<&str> = [x, &weight].into_iter().chain(bias).collect();
+        let attributes =
+            vec![ints("kernel_shape", &[3, 3]), ints("strides", &[stride; 2]), ints("pads", &[1; 4])];
+        self.put("Conv", &inputs, attributes)
+    }
+
+    /// A cube of 27 taps: `values` are `(out, from, 3, 3, 3)`.
+    fn winograd(&mut self, x: &Map, [out, from]: [usize; 2], values: &[f32], bias: Option<&[f32]>) -> Map {
+        let in_groups = x.multiple.is_multiple_of(TAPS_OUT);
+        let padded = if in_groups { self.pad_depth(&x.name, 1) } else { self.pad_to_groups(&x.name) };
+        // Slices 4k + tap for every group k; the first two taps would find one group more.
+        let taps: Vec<String> = (0..TAPS_IN)
+            .map(|tap| {
+                let end = [-2, -1].get(tap).copied().unwrap_or(i64::MAX);
+                self.slices(&padded, tap as i64, end, TAPS_OUT as i64)
+            })
+            .collect();
+        let taps: Vec<&str> = taps.iter().map(String::as_str).collect();
+        let stacked = self.put("Concat", &taps, vec![int("axis", 1)]);
+        let plane = self.put("Shape", &[&x.name], vec![int("start", 2), int("end", 4)]);
+        let rows = self.integers(&[0, TAPS_IN as i64, -1]);
+        let stacked = self.put("Reshape", &[&stacked, &rows], vec![]);
+        let matrix = self.floats(&[TAPS_IN, TAPS_IN], INPUT.as_flattened());
+        let mixed = self.put("MatMul", &[&matrix, &stacked], vec![]);
+        let mixed = self.with_plane(&mixed, TAPS_IN * from, &plane);
+
+        let mut weight = vec![0.0; TAPS_IN * out * from * 9];
+        for (row, taps) in WEIGHT.iter().enumerate() {
+            for pair in 0..out * from {
+                for place in 0..9 {
+                    let sum: f64 =
+                        (0..3).map(|z| taps[z] * f64::from(values[(pair * 3 + z) * 9 + place])).sum();
+                    weight[(row * out * from + pair) * 9 + place] = narrow(sum);
+                }
+            }
+        }
+        let weight = self.floats(&[TAPS_IN * out, from, 3, 3], &weight);
+        let mut inputs = vec![mixed, weight];
+        if let Some(bias) = bias {
+            let mut spread = vec![0.0; TAPS_IN * out];
+            spread[BIAS_AT * out..(BIAS_AT + 1) * out].copy_from_slice(bias);
+            inputs.push(self.floats(&[TAPS_IN * out], &spread));
+        }
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let attributes =
+            vec![ints("kernel_shape", &[3, 3]), ints("pads", &[1; 4]), int("group", TAPS_IN as i64)];
+        let products = self.put("Conv", &inputs, attributes);
+        let products = self.put("Reshape", &[&products, &rows], vec![]);
+        let matrix = self.floats(&[TAPS_OUT, TAPS_IN], OUTPUT.as_flattened());
+        let sums = self.put("MatMul", &[&matrix, &products], vec![]);
+        let mut name = self.with_plane(&sums, out, &plane);
+        if !in_groups {
+            let depth = self.put("Shape", &[&x.name], vec![int("start", 0), int("end", 1)]);
+            let (zero, one) = (self.integers(&[0]), self.integers(&[1]));
+            name = self.put("Slice", &[&name, &zero, &depth, &zero, &one], vec![]);
+        }
+        Map { name, channels: out, multiple: x.multiple }
+    }
+
+    /// One empty slice before and `behind` after.
+    fn pad_depth(&mut self, x: &str, behind: i64) -> String {
+        let pads = self.integers(&[1, 0, 0, 0, behind, 0, 0, 0]);
+        self.put("Pad", &[x, &pads], vec![])
+    }
+
+    /// One empty slice before, and after as many as fill the last group of four, and one.
+    fn pad_to_groups(&mut self, x: &str) -> String {
+        let depth = self.put("Shape", &[x], vec![int("start", 0), int("end", 1)]);
+        let four = self.integers(&[TAPS_OUT as i64]);
+        let negative = self.put("Neg", &[&depth], vec![]);
+        // The remainder has the sign of the divisor: what is missing to the next four.
+        let missing = self.put("Mod", &[&negative, &four], vec![]);
+        let one = self.integers(&[1]);
+        let behind = self.put("Add", &[&missing, &one], vec![]);
+        let (before, zeros) = (self.integers(&[1, 0, 0, 0]), self.integers(&[0, 0, 0]));
+        let pads = self.put("Concat", &[&before, &behind, &zeros], vec![int("axis", 0)]);
+        self.put("Pad", &[x, &pads], vec![])
+    }
+}
