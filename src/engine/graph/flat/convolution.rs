@@ -135,22 +135,11 @@ impl Flat {
 
     /// A cube of 27 taps: `values` are `(out, from, 3, 3, 3)`.
     fn winograd(&mut self, x: &Map, [out, from]: [usize; 2], values: &[f32], bias: Option<&[f32]>) -> Map {
-        let in_groups = x.multiple.is_multiple_of(TAPS_OUT);
-        let padded = if in_groups { self.pad_depth(&x.name, 1) } else { self.pad_to_groups(&x.name) };
-        // Slices 4k + tap for every group k; the first two taps would find one group more.
-        let taps: Vec<String> = (0..TAPS_IN)
-            .map(|tap| {
-                let end = [-2, -1].get(tap).copied().unwrap_or(i64::MAX);
-                self.slices(&padded, tap as i64, end, TAPS_OUT as i64)
-            })
-            .collect();
-        let taps: Vec<&str> = taps.iter().map(String::as_str).collect();
-        let stacked = self.put("Concat", &taps, vec![int("axis", 1)]);
+        let tiles = self.tiles(x);
         let plane = self.put("Shape", &[&x.name], vec![int("start", 2), int("end", 4)]);
-        let rows = self.integers(&[0, TAPS_IN as i64, -1]);
-        let stacked = self.put("Reshape", &[&stacked, &rows], vec![]);
-        let matrix = self.floats(&[TAPS_IN, TAPS_IN], INPUT.as_flattened());
-        let mixed = self.put("MatMul", &[&matrix, &stacked], vec![]);
+        let windows = self.put("Gather", &[&x.name, &tiles.slices], vec![int("axis", 0)]);
+        let windows = self.put("Reshape", &[&windows, &tiles.sides], vec![]);
+        let mixed = self.put("MatMul", &[&tiles.matrix, &windows], vec![]);
         let mixed = self.with_plane(&mixed, TAPS_IN * from, &plane);
 
         let mut weight = vec![0.0; TAPS_IN * out * from * 9];
@@ -174,11 +163,11 @@ impl Flat {
         let attributes =
             vec![ints("kernel_shape", &[3, 3]), ints("pads", &[1; 4]), int("group", TAPS_IN as i64)];
         let products = self.put("Conv", &inputs, attributes);
-        let products = self.put("Reshape", &[&products, &rows], vec![]);
+        let products = self.put("Reshape", &[&products, &tiles.sides], vec![]);
         let matrix = self.floats(&[TAPS_OUT, TAPS_IN], OUTPUT.as_flattened());
         let sums = self.put("MatMul", &[&matrix, &products], vec![]);
         let mut name = self.with_plane(&sums, out, &plane);
-        if !in_groups {
+        if !x.multiple.is_multiple_of(TAPS_OUT) {
             let depth = self.put("Shape", &[&x.name], vec![int("start", 0), int("end", 1)]);
             let (zero, one) = (self.integers(&[0]), self.integers(&[1]));
             name = self.put("Slice", &[&name, &zero, &depth, &zero, &one], vec![]);
@@ -192,17 +181,50 @@ impl Flat {
         self.put("Pad", &[x, &pads], vec![])
     }
 
-    /// One empty slice before, and after as many as fill the last group of four, and one.
-    fn pad_to_groups(&mut self, x: &str) -> String {
-        let depth = self.put("Shape", &[x], vec![int("start", 0), int("end", 1)]);
+    /// Which slices each tile of six takes, and its input transform: a tile begins one slice before its four outputs, and
+    /// what lies beyond the volume counts as zero. One for all maps of the same depth.
+    fn tiles(&mut self, x: &Map) -> Tiles {
+        if let Some(known) = self.tiles.get(&x.multiple) {
+            return known.clone();
+        }
+        let zero_axis = self.integers(&[0]);
+        let depth = self.put("Shape", &[&x.name], vec![int("start", 0), int("end", 1)]);
+        let (one, three) = (self.integers(&[1]), self.integers(&[TAPS_OUT as i64 - 1]));
         let four = self.integers(&[TAPS_OUT as i64]);
-        let negative = self.put("Neg", &[&depth], vec![]);
-        // The remainder has the sign of the divisor: what is missing to the next four.
-        let missing = self.put("Mod", &[&negative, &four], vec![]);
-        let one = self.integers(&[1]);
-        let behind = self.put("Add", &[&missing, &one], vec![]);
-        let (before, zeros) = (self.integers(&[1, 0, 0, 0]), self.integers(&[0, 0, 0]));
-        let pads = self.put("Concat", &[&before, &behind, &zeros], vec![int("axis", 0)]);
-        self.put("Pad", &[x, &pads], vec![])
+        let rounded = self.put("Add", &[&depth, &three], vec![]);
+        let count = self.put("Div", &[&rounded, &four], vec![]);
+        let end = self.put("Mul", &[&count, &four], vec![]);
+        let scalar = |flat: &mut Self, list: &str| flat.put("Squeeze", &[list, &zero_axis], vec![]);
+        let (zero, end, step) = (scalar(self, &zero_axis), scalar(self, &end), scalar(self, &four));
+        let starts = self.put("Range", &[&zero, &end, &step], vec![]);
+        let starts = self.put("Unsqueeze", &[&starts, &one], vec![]);
+        let offsets = self.integers(&[-1, 0, 1, 2, 3, 4]);
+        let wanted = self.put("Add", &[&starts, &offsets], vec![]);
+        let last = self.put("Sub", &[&depth, &one], vec![]);
+        let last = scalar(self, &last);
+        let there = self.put("Clip", &[&wanted, &zero, &last], vec![]);
+        let is_there = self.put("Equal", &[&wanted, &there], vec![]);
+        let is_there = self.put("Cast", &[&is_there], vec![int("to", 1)]);
+        let is_there = self.put("Unsqueeze", &[&is_there, &one], vec![]);
+        let transform = self.floats(&[TAPS_IN, TAPS_IN], INPUT.as_flattened());
+        let matrix = self.put("Mul", &[&transform, &is_there], vec![]);
+        let all = self.integers(&[-1]);
+        let slices = self.put("Reshape", &[&there, &all], vec![]);
+        let rest = self.integers(&[TAPS_IN as i64, -1]);
+        let sides = self.put("Concat", &[&count, &rest], vec![int("axis", 0)]);
+        let tiles = Tiles { slices, matrix, sides };
+        self.tiles.insert(x.multiple, tiles.clone());
+        tiles
     }
+}
+
+/// How the maps of one depth are cut into tiles.
+#[derive(Debug, Clone)]
+pub(super) struct Tiles {
+    /// Six slices for each tile, one after the other.
+    slices: String,
+    /// `(tile, 6, 6)`.
+    matrix: String,
+    /// `(tiles, 6, -1)`, for a reshape.
+    sides: String,
 }

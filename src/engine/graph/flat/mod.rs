@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
+use convolution::Tiles;
+
 use super::onnx::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 
 /// Why a graph has no flat form: it is not one of ours.
@@ -61,6 +63,8 @@ struct Flat {
     maps: BTreeMap<String, Map>,
     /// Maps put side by side, not written yet: a convolution may take them one by one.
     pairs: BTreeMap<String, [Map; 2]>,
+    /// By what the depth is a multiple of: one for each resolution.
+    tiles: BTreeMap<usize, Tiles>,
     nodes: Vec<NodeProto>,
     constants: BTreeMap<String, TensorProto>,
 }
@@ -79,8 +83,8 @@ impl Flat {
             Ok((tensor.name.clone(), Weight { sides, values }))
         };
         let weights = floats.map(weight).collect::<Result<_, NoFlatForm>>()?;
-        let (maps, pairs, nodes, constants) = Default::default();
-        Ok(Self { weights, maps, pairs, nodes, constants })
+        let (maps, pairs, tiles, nodes, constants) = Default::default();
+        Ok(Self { weights, maps, pairs, tiles, nodes, constants })
     }
 
     /// An input `(1, c, z, y, x)` in the flat layout.
