@@ -375,6 +375,13 @@ mod tests {
             let y = layers.graph.unary("Sigmoid", i[0]);
             layers.record(Rule::Sigmoid, i, y)
         });
+        check(runtime, "softplus", &[&[3, 7]], |layers, i| {
+            // Over -4..4, where the slope goes from nearly none to nearly one.
+            let four = layers.graph.scalar(4.0);
+            let wide = layers.multiply(i[0], four);
+            let y = layers.graph.unary("Softplus", wide);
+            layers.record(Rule::Softplus, &[wide], y)
+        });
     }
 
     #[test]
@@ -420,5 +427,47 @@ mod tests {
             );
             layers.mask_loss(i[0], truth, valid)
         });
+    }
+
+    /// The factor that makes the loss focal is not differentiated, so the differences are those of the loss with the
+    /// factor held where it was, computed here in `f64`.
+    #[test]
+    fn focal_loss_follows_central_differences_of_its_cross_entropy() {
+        let Some(runtime) = runtime_of_tests("focal_loss") else { return };
+        let positive = [1.0_f32, 0.0, 0.0, 0.5, 0.0, 2.0, 0.0];
+        let negative = [0.0_f32, 0.3, 1.0, 0.0, 0.0, 0.0, 0.25];
+        let logits = [-2.5_f32, 1.75, -0.5, 0.25, 1.0, 3.0, -1.25];
+        let mut layers = Layers::new("focal", Form::Training, &Preset::starter());
+        let x = layers.input("x", &[1, 7], &[]);
+        let [up, down] = [positive, negative].map(|weights| layers.graph.constant(&[1, 7], &weights));
+        let loss = layers.focal_loss(x, up, down);
+        let one = layers.graph.scalar(1.0);
+        let gradient = layers.gradients(&[(loss, one)], &[x])[0];
+        layers.graph.output("loss", loss);
+        layers.graph.output("grad", gradient);
+        let options = SessionOptions { threads: 1, provider: Provider::Cpu };
+        let mut session = Session::from_bytes(runtime, "focal", &layers.graph.finish(), &options).unwrap();
+        let found = session.run(&[("x", Input::F32(&[1, 7], &logits))]).unwrap();
+
+        let total: f64 = positive.iter().chain(&negative).map(|&w| f64::from(w)).sum();
+        let softplus = |x: f64| x.exp().ln_1p();
+        let probability = |at: usize| 1.0 / (1.0 + (-f64::from(logits[at])).exp());
+        let term = |at: usize, x: f64| {
+            let (up, down) = (f64::from(positive[at]), f64::from(negative[at]));
+            let p = probability(at);
+            (up * (1.0 - p).powi(2) * softplus(-x) + down * p.powi(2) * softplus(x)) / total
+        };
+        let wanted: f64 = (0..7).map(|at| term(at, f64::from(logits[at]))).sum();
+        assert!((wanted - f64::from(found.scalar("loss").unwrap())).abs() < 1e-6 * wanted, "loss {wanted}");
+        let gradients = found.view("grad").unwrap();
+        for (at, &found) in gradients.iter().enumerate() {
+            let x = f64::from(logits[at]);
+            let expected = (term(at, x + 1e-5) - term(at, x - 1e-5)) / 2e-5;
+            assert!(
+                (expected - f64::from(found)).abs() < 1e-6,
+                "element {at}: expected {expected}, found {found}"
+            );
+        }
+        assert!(gradients[[0, 4]].abs() < 1e-9, "weights of zero take an anchor out");
     }
 }
