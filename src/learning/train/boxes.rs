@@ -2,14 +2,11 @@
 
 use ndarray::{Array3, ArrayView3};
 
-use super::proposing::single;
 use crate::engine::graph::Preset;
 use crate::learning::dataset::OrganSet;
+use crate::pipeline::network::{NetworkBox, single};
 use crate::vocabulary::organ::Organ;
 use crate::vocabulary::space::VoxelBox;
-
-/// A box of the network, `(z, y, x, d, h, w)`: centre and sides in voxels; integers are voxel centres.
-pub(super) type CentredBox = [f32; 6];
 
 /// An organ of a sample with its boxes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,7 +16,7 @@ pub(super) struct TrueBox {
     /// The voxels' bounding box.
     pub(super) tight: VoxelBox,
     /// The box to find: `tight`, enlarged.
-    pub(super) target: CentredBox,
+    pub(super) target: NetworkBox,
 }
 
 /// The boxes of all annotated organs that have a voxel, in class order.
@@ -46,14 +43,14 @@ pub(super) fn true_boxes(organs: &Array3<u32>, annotated: OrganSet, preset: &Pre
 }
 
 /// The bounding box, longer by what the preset says, round the same centre.
-fn enlarged(tight: VoxelBox, preset: &Preset) -> CentredBox {
+fn enlarged(tight: VoxelBox, preset: &Preset) -> NetworkBox {
     let mut target = [0.0; 6];
     for axis in 0..3 {
         let (start, end) = (tight.start[axis] as f32, tight.end[axis] as f32);
         target[axis] = (start + end - 1.0) / 2.0;
         target[axis + 3] = end - start + single(preset.box_enlargement[axis]);
     }
-    target
+    NetworkBox::from_array(target)
 }
 
 /// Sums of a body mask over every box that starts at the origin, so that any box is counted in eight look-ups.
@@ -80,15 +77,12 @@ impl BodyCount {
     }
 
     /// Which part of the box is body, 0..=1; what lies outside the image counts as air.
-    pub(super) fn share(&self, of: &CentredBox) -> f32 {
+    pub(super) fn share(&self, of: NetworkBox) -> f32 {
         let (d, h, w) = self.sums.dim();
         let sides = [d - 1, h - 1, w - 1];
-        let mut start = [0; 3];
-        let mut end = [0; 3];
-        for axis in 0..3 {
-            start[axis] = edge(of[axis] - of[axis + 3] / 2.0, sides[axis]);
-            end[axis] = edge(of[axis] + of[axis + 3] / 2.0, sides[axis]);
-        }
+        let corners = of.corners();
+        let [start, end]: [[usize; 3]; 2] =
+            [0, 1].map(|which| std::array::from_fn(|axis| edge(corners[axis][which], sides[axis])));
         let mut total = 0_i64;
         for corner in 0..8_usize {
             let at: [usize; 3] =
@@ -96,7 +90,7 @@ impl BodyCount {
             let sign = if corner.count_ones() % 2 == 1 { 1 } else { -1 };
             total += sign * i64::from(self.sums[at]);
         }
-        let volume: f32 = of[3..].iter().map(|side| side.max(1.0)).product();
+        let volume: f32 = [of.d, of.h, of.w].into_iter().map(|side| side.max(1.0)).product();
         (total as f32 / volume).clamp(0.0, 1.0)
     }
 }
@@ -120,7 +114,7 @@ mod tests {
         let boxes = true_boxes(&organs, OrganSet::of(Organ::LensR), &Preset::reference());
         assert_eq!(boxes.len(), 1, "the eye is not annotated");
         let expected = [3.0, 3.0, 7.5, 7.0, 9.0, 10.0];
-        for (found, wanted) in boxes[0].target.iter().zip(expected) {
+        for (found, wanted) in boxes[0].target.to_array().iter().zip(expected) {
             assert!((found - wanted).abs() < 1e-5, "{:?}", boxes[0].target);
         }
         assert_eq!(boxes[0].tight, VoxelBox { start: [2, 3, 7], end: [5, 4, 9] });
@@ -131,8 +125,9 @@ mod tests {
     fn the_share_of_body_counts_what_is_outside_as_air() {
         let image = Array3::from_shape_fn((4, 5, 7), |(_, y, _)| if y < 3 { 0.0_f32 } else { -1.0 });
         let count = BodyCount::of(image.view());
-        assert!((count.share(&[1.5, 2.5, 3.0, 4.0, 4.0, 7.0]) - 0.5).abs() < 1e-6);
+        let share = |of| count.share(NetworkBox::from_array(of));
+        assert!((share([1.5, 2.5, 3.0, 4.0, 4.0, 7.0]) - 0.5).abs() < 1e-6);
         // Half of the box lies left of the image: a quarter of it is body.
-        assert!((count.share(&[1.5, 2.5, -0.5, 4.0, 4.0, 4.0]) - 0.25).abs() < 1e-6);
+        assert!((share([1.5, 2.5, -0.5, 4.0, 4.0, 4.0]) - 0.25).abs() < 1e-6);
     }
 }

@@ -9,10 +9,9 @@ mod checkpoint;
 mod gradients;
 mod losses;
 mod patients;
-mod pooling;
 mod proposal_targets;
-mod proposing;
 mod run;
+mod scatter;
 mod step;
 mod targets;
 mod validation;
@@ -26,6 +25,7 @@ pub use validation::Validation;
 use crate::engine::runtime::session::SessionError;
 use crate::learning::dataset::DatasetError;
 use crate::learning::model::ModelError;
+use crate::pipeline::network::NetworkError;
 
 /// Why a run ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +63,9 @@ pub enum TrainError {
     /// A graph cannot be loaded or run.
     #[error("ONNX Runtime refused a graph of the training step")]
     Session(#[source] SessionError),
+    /// The weights cannot be tried on a held-out case.
+    #[error("the weights in training do not run as a network")]
+    Validation(#[source] NetworkError),
     /// The finished model cannot be stored.
     #[error("the model cannot be stored")]
     Model(#[source] ModelError),

@@ -2,10 +2,10 @@
 
 use rand::Rng;
 
-use super::proposing::{anchors, encode, single};
 use super::targets::{AnchorRole, RpnLimits, Truth, anchor_roles};
 use crate::engine::graph::Preset;
 use crate::engine::graph::preset::N_ANCHORS;
+use crate::pipeline::network::{anchors::anchors, box_coding::encode, single};
 
 /// Targets of the proposal stage as the graph wants them: axes anchor (or `6 anchor + coordinate`), z, y, x.
 pub(super) struct ProposalTargets {
@@ -45,7 +45,7 @@ impl ProposalTargets {
                 AnchorRole::Negative => targets.negative[anchor * positions + position] = negative_weight,
                 AnchorRole::Positive(number) => {
                     targets.positive[anchor * positions + position] = 1.0;
-                    let deltas = encode(&anchors[place], &truth.boxes[*number].target, preset);
+                    let deltas = encode(anchors[place], truth.boxes[*number].target, preset);
                     for (i, delta) in deltas.into_iter().enumerate() {
                         let at = (6 * anchor + i) * positions + position;
                         targets.box_targets[at] = delta;
@@ -85,7 +85,7 @@ mod tests {
         assert!(!places.is_empty());
         for at in places {
             let (anchor, position) = (at / positions, at % positions);
-            let expected = encode(&all[position * N_ANCHORS + anchor], &boxes[0].target, &preset);
+            let expected = encode(all[position * N_ANCHORS + anchor], boxes[0].target, &preset);
             for (i, wanted) in expected.into_iter().enumerate() {
                 let place = (6 * anchor + i) * positions + position;
                 assert!((targets.box_targets[place] - wanted).abs() < 1e-6);

@@ -266,11 +266,11 @@ impl HeldOut {
         options: &SessionOptions,
     ) -> Result<Validation, TrainError> {
         let mut validation = Validation::default();
-        let mut segmenter = Segmenter::new(runtime, weights, options).map_err(TrainError::Session)?;
+        let mut segmenter = Segmenter::new(runtime, weights, options).map_err(TrainError::Validation)?;
         for patient in patients {
             let case = patient.read().map_err(TrainError::Dataset)?;
             let sample = whole_sample(&case, self.preset.spacing_mm, self.preset.largest_input);
-            segmenter.measure(&sample, &mut validation).map_err(TrainError::Session)?;
+            segmenter.measure(&sample, &mut validation).map_err(TrainError::Validation)?;
         }
         Ok(validation)
     }

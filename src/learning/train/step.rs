@@ -9,18 +9,20 @@ use super::TrainError;
 use super::boxes::{BodyCount, TrueBox, true_boxes};
 use super::gradients::{Tensors, accumulate, clip};
 use super::losses::Losses;
-use super::pooling::{add_crop, crop, pool};
 use super::proposal_targets::ProposalTargets;
-use super::proposing::{anchors, encode, proposals};
+use super::scatter::{add_cells, add_crop};
 use super::targets::{
-    RefinementCounts, RefinementSample, Truth, class_weights, jittered, mask_box, refinement_samples,
+    RefinementCounts, RefinementSample, Truth, class_weights, jittered, refinement_samples,
 };
-use super::validation::map;
 use crate::engine::graph::preset::{N_ANCHORS, N_CLASSES};
 use crate::engine::graph::training::{self, TrainingGraph};
 use crate::engine::graph::{Adam, AdamRates, Preset, Weights};
 use crate::engine::runtime::session::{Input, Outputs, Runtime, Session, SessionError, SessionOptions};
 use crate::learning::dataset::{OrganSet, Sample};
+use crate::pipeline::network::box_coding::encode;
+use crate::pipeline::network::proposals::{ProposalLimits, proposals};
+use crate::pipeline::network::roi_pool::pool;
+use crate::pipeline::network::{NetworkBox, crop, mask_box};
 use crate::vocabulary::space::VoxelBox;
 
 /// What a step does besides the backbone's own losses.
@@ -73,6 +75,9 @@ struct Features {
 /// Downscaling of the three maps.
 const SCALES: [usize; 3] = [2, 4, 8];
 
+/// Anchors of one step that are compared, so that an untrained network does not spend the step on comparing boxes.
+const MOST_COMPARED: usize = 600;
+
 /// Mask sessions that are kept; each box shape has its own.
 const MOST_MASK_SESSIONS: usize = 40;
 
@@ -121,8 +126,12 @@ impl Trainer {
         let (mut features, logits, deltas) = self.look(sample).map_err(TrainError::Session)?;
 
         if let Some(n_boxes) = plan.refinement_boxes {
-            let anchors = anchors(&self.preset, self.crop);
-            let found = proposals(&anchors, &logits, &deltas, self.crop, &self.preset, 4 * n_boxes);
+            let limits = ProposalLimits { compared: MOST_COMPARED, kept: 4 * n_boxes };
+            let found: Vec<NetworkBox> =
+                proposals(&self.preset, logits.view(), deltas.view(), self.crop, limits)
+                    .into_iter()
+                    .map(|proposal| proposal.around)
+                    .collect();
             let counts =
                 RefinementCounts { per_organ: self.preset.targets.proposals_per_organ, total: n_boxes };
             let mut samples = refinement_samples(&found, &truth, counts, rng);
@@ -139,7 +148,7 @@ impl Trainer {
             let mut sum = 0.0;
             for (true_box, region) in &boxes {
                 sum += self
-                    .mask(&mut features, sample, true_box, region, &mut gradients)
+                    .mask(&mut features, sample, true_box, *region, &mut gradients)
                     .map_err(TrainError::Session)?;
             }
             losses.mask = (!boxes.is_empty()).then(|| sum / boxes.len() as f32);
@@ -164,13 +173,13 @@ impl Trainer {
     }
 
     /// Feature maps, RPN logits and deltas of a sample.
-    fn look(&mut self, sample: &Sample) -> Result<(Features, Vec<f32>, Vec<f32>), SessionError> {
+    fn look(&mut self, sample: &Sample) -> Result<(Features, Array4<f32>, Array4<f32>), SessionError> {
         let image = sample.image.view().insert_axis(Axis(0)).to_owned();
         let as_input = image.view().insert_axis(Axis(0)).to_owned();
         let inputs = [("image", Input::array(&as_input))];
         let out = self.forward.run(&inputs, &self.weights, &self.shapes)?;
         let maps = [map(&out, "f2")?, map(&out, "f4")?, map(&out, "f8")?];
-        let (logits, deltas) = (values(&out, "logits")?, values(&out, "deltas")?);
+        let (logits, deltas) = (map(&out, "logits")?, map(&out, "deltas")?);
         let gradients = [0, 1, 2].map(|i: usize| Array4::zeros(maps[i].raw_dim()));
         Ok((Features { image, maps, gradients }, logits, deltas))
     }
@@ -196,7 +205,7 @@ impl Trainer {
             allowed[row * N_CLASSES + class] = 1.0;
             match sample.truth {
                 Some(number) => {
-                    let deltas = encode(&sample.proposal, &truth.boxes[number].target, &self.preset);
+                    let deltas = encode(sample.proposal, truth.boxes[number].target, &self.preset);
                     let at = (row * N_CLASSES + class) * 6;
                     box_targets[at..at + 6].copy_from_slice(&deltas);
                     box_weights[at..at + 6].fill(1.0);
@@ -211,10 +220,11 @@ impl Trainer {
         // Unused rows must be of some class, their weight is zero.
         (samples.len()..n_rows).for_each(|row| allowed[row * N_CLASSES] = 1.0);
         let boxes: Vec<_> = samples.iter().map(|sample| sample.proposal).collect();
-        let mut pooled = pool(&features.maps[2], &boxes);
+        let pooled = pool(features.maps[2].view(), &boxes);
+        let width = pooled.cells.ncols();
         let n_cells = pooled.cells.len();
-        let width = n_cells / boxes.len();
-        pooled.cells.resize(n_rows * width, 0.0);
+        let mut cells = pooled.cells.into_raw_vec_and_offset().0;
+        cells.resize(n_rows * width, 0.0);
         if self.refinement.as_ref().is_none_or(|(rows, _)| *rows != n_rows) {
             let graph = training::refinement_step(&self.preset, n_rows);
             let loaded = Loaded::new(self.runtime, "refinement step", graph, &self.options)?;
@@ -223,7 +233,7 @@ impl Trainer {
         let (_, loaded) = self.refinement.as_mut().expect("loaded by the lines above");
         let wide = [n_rows, 6 * N_CLASSES];
         let inputs = [
-            ("pooled", Input::F32(&[n_rows, width], &pooled.cells)),
+            ("pooled", Input::F32(&[n_rows, width], &cells)),
             ("allowed", Input::F32(&[n_rows, N_CLASSES], &allowed)),
             ("row_weights", Input::F32(&[n_rows, 1], &row_weights)),
             ("box_targets", Input::F32(&wide, &box_targets)),
@@ -234,7 +244,7 @@ impl Trainer {
         accumulate(gradients, named(&out, "grad", &trained)?);
         let of_cells = values(&out, "grad.pooled")?;
         let parts = (out.scalar("loss.class")?, out.scalar("loss.box")?);
-        pooled.add_gradient(&of_cells[..n_cells], &mut features.gradients[2]);
+        add_cells(&of_cells[..n_cells], &pooled.places, &mut features.gradients[2]);
         Ok(parts)
     }
 
@@ -248,7 +258,7 @@ impl Trainer {
     ) -> Vec<(TrueBox, VoxelBox)> {
         let mut all: Vec<(TrueBox, VoxelBox)> = boxes
             .iter()
-            .map(|b| (*b, mask_box(&jittered(&b.target, rng), self.crop)))
+            .map(|b| (*b, mask_box(jittered(b.target, rng), self.crop)))
             .filter(|(_, region)| region.shape().iter().product::<usize>() <= largest)
             .collect();
         while all.len() > count {
@@ -263,19 +273,19 @@ impl Trainer {
         features: &mut Features,
         sample: &Sample,
         true_box: &TrueBox,
-        region: &VoxelBox,
+        region: VoxelBox,
         gradients: &mut Tensors,
     ) -> Result<f32, SessionError> {
         let bit = OrganSet::of(true_box.organ).bits();
-        let VoxelBox { start, end } = *region;
+        let VoxelBox { start, end } = region;
         let part = sample.organs.slice(ndarray::s![start[0]..end[0], start[1]..end[1], start[2]..end[2]]);
         let truth: Vec<f32> = part.iter().map(|voxel| if voxel & bit != 0 { 1.0 } else { 0.0 }).collect();
         if truth.iter().sum::<f32>() < 0.5 {
             return Ok(0.0);
         }
         let valid = vec![1.0; truth.len()];
-        let image = crop(&features.image, region, 1);
-        let [f2, f4, f8] = [0, 1, 2].map(|i: usize| crop(&features.maps[i], region, SCALES[i]));
+        let image = crop(features.image.view(), region, 1);
+        let [f2, f4, f8] = [0, 1, 2].map(|i: usize| crop(features.maps[i].view(), region, SCALES[i]));
         let class = i64::try_from(true_box.organ.index()).expect("28 organs");
         let [d, h, w] = region.shape();
         let inputs = [
@@ -372,6 +382,13 @@ impl Loaded {
         }
         self.session.run(&all)
     }
+}
+
+/// An output of batch one without its first axis, copied.
+fn map(out: &Outputs<'_>, name: &str) -> Result<Array4<f32>, SessionError> {
+    let view = out.view(name)?;
+    let view = view.into_dimensionality::<ndarray::Ix5>().expect("the trunk's outputs have five axes");
+    Ok(view.index_axis(Axis(0), 0).to_owned())
 }
 
 fn values(out: &Outputs<'_>, name: &str) -> Result<Vec<f32>, SessionError> {

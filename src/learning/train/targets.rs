@@ -1,14 +1,14 @@
-//! What the network should have said: targets of the proposal stage, samples of the refinement, boxes of the masks.
+//! What the network should have said: targets of the proposal stage, samples of the refinement.
 //!
 //! An organ that a case does not annotate may be anywhere, so nothing here may call it background; see
 //! docs/decisions/0003-unannotated-organs.md for the rule and its reasons.
 
 use rand::{Rng, RngExt};
 
-use super::boxes::{BodyCount, CentredBox, TrueBox};
+use super::boxes::{BodyCount, TrueBox};
 use crate::learning::dataset::OrganSet;
+use crate::pipeline::network::NetworkBox;
 use crate::vocabulary::organ::Organ;
-use crate::vocabulary::space::VoxelBox;
 
 /// What an anchor is for the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(super) struct RpnLimits {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct RefinementSample {
     /// The proposal.
-    pub(super) proposal: CentredBox,
+    pub(super) proposal: NetworkBox,
     /// The true box it should become, by place in the list; `None` is background.
     pub(super) truth: Option<usize>,
 }
@@ -66,7 +66,7 @@ impl Truth<'_> {
     /// With all organs annotated it can. Otherwise only where no organ can be: an organ's box `B` lies in the body,
     /// and IoU(A, B) >= t needs an intersection of at least t / (1 + t) of A, so a box A with less body than that
     /// has IoU < t with every organ there may be.
-    fn may_be_background(&self, candidate: &CentredBox, iou: f32) -> bool {
+    fn may_be_background(&self, candidate: NetworkBox, iou: f32) -> bool {
         self.annotated == OrganSet::ALL || self.body.share(candidate) < iou / (1.0 + iou)
     }
 }
@@ -76,7 +76,7 @@ impl Truth<'_> {
 /// Positive: IoU at or above the limit, or the best anchor of an organ. Negative: below the lower limit with every
 /// true box, where that can be known, and drawn without return up to the count. All others are ignored.
 pub(super) fn anchor_roles(
-    anchors: &[CentredBox],
+    anchors: &[NetworkBox],
     truth: &Truth<'_>,
     limits: &RpnLimits,
     rng: &mut impl Rng,
@@ -87,7 +87,7 @@ pub(super) fn anchor_roles(
     for (place, anchor) in anchors.iter().enumerate() {
         let (mut best, mut owner) = (0.0, None);
         for (number, true_box) in truth.boxes.iter().enumerate() {
-            let overlap = iou(anchor, &true_box.target);
+            let overlap = anchor.iou(true_box.target);
             if overlap > best {
                 (best, owner) = (overlap, Some(number));
             }
@@ -97,7 +97,7 @@ pub(super) fn anchor_roles(
         }
         match owner {
             Some(number) if best >= limits.positive => roles[place] = AnchorRole::Positive(number),
-            _ if best < limits.negative && truth.may_be_background(anchor, limits.negative) => {
+            _ if best < limits.negative && truth.may_be_background(*anchor, limits.negative) => {
                 negatives.push(place);
             }
             _ => {}
@@ -121,21 +121,21 @@ pub(super) fn anchor_roles(
 /// up to `total`; the class loss lets such a row be any organ that is not annotated.
 /// Source: Tang et al. 2019 and its reference implementation.
 pub(super) fn refinement_samples(
-    proposals: &[CentredBox],
+    proposals: &[NetworkBox],
     truth: &Truth<'_>,
     counts: RefinementCounts,
     rng: &mut impl Rng,
 ) -> Vec<RefinementSample> {
     const FOREGROUND_IOU: f32 = 0.5;
     const BACKGROUND_IOU: f32 = 0.2;
-    let mut of_organ: Vec<Vec<CentredBox>> = truth.boxes.iter().map(|b| vec![b.target]).collect();
+    let mut of_organ: Vec<Vec<NetworkBox>> = truth.boxes.iter().map(|b| vec![b.target]).collect();
     let mut background = Vec::new();
     for proposal in proposals {
         let best = truth
             .boxes
             .iter()
             .enumerate()
-            .map(|(number, b)| (iou(proposal, &b.target), number))
+            .map(|(number, b)| (proposal.iou(b.target), number))
             .max_by(|a, b| a.0.total_cmp(&b.0));
         match best {
             Some((overlap, number)) if overlap >= FOREGROUND_IOU => of_organ[number].push(*proposal),
@@ -165,46 +165,15 @@ pub(super) fn class_weights(classes: &[usize]) -> Vec<f32> {
     inverse.into_iter().map(|weight| weight / mean).collect()
 }
 
-/// The box the mask head sees: corners rounded outward to multiples of 8 and clamped to the volume.
-///
-/// The corners are truncated to whole voxels first. Source: Tang et al. 2019, reference implementation.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the volume first")]
-pub(super) fn mask_box(around: &CentredBox, shape: [usize; 3]) -> VoxelBox {
-    let mut region = VoxelBox::whole(shape);
-    for axis in 0..3 {
-        let inside = |at: f32| at.clamp(0.0, shape[axis] as f32).trunc() as usize;
-        let start = inside(around[axis] - around[axis + 3] / 2.0);
-        let end = inside(around[axis] + around[axis + 3] / 2.0);
-        region.start[axis] = (start / 8 * 8).min(shape[axis] - 8);
-        region.end[axis] = (end.div_ceil(8) * 8).clamp(region.start[axis] + 8, shape[axis]);
-    }
-    region
-}
-
 /// The box moved by up to a tenth of its sides and scaled by up to a tenth, as a detection would miss it.
-pub(super) fn jittered(around: &CentredBox, rng: &mut impl Rng) -> CentredBox {
-    let mut moved = *around;
+pub(super) fn jittered(around: NetworkBox, rng: &mut impl Rng) -> NetworkBox {
+    let mut moved = around.to_array();
     for axis in 0..3 {
-        let side = around[axis + 3];
+        let side = moved[axis + 3];
         moved[axis] += rng.random_range(-0.1..=0.1) * side;
         moved[axis + 3] *= rng.random_range(0.9..=1.1_f32);
     }
-    moved
-}
-
-/// Intersection over union of two boxes with continuous sides, 0..=1.
-pub(super) fn iou(a: &CentredBox, b: &CentredBox) -> f32 {
-    let mut intersection = 1.0;
-    for axis in 0..3 {
-        let start = (a[axis] - a[axis + 3] / 2.0).max(b[axis] - b[axis + 3] / 2.0);
-        let end = (a[axis] + a[axis + 3] / 2.0).min(b[axis] + b[axis + 3] / 2.0);
-        if end <= start {
-            return 0.0;
-        }
-        intersection *= end - start;
-    }
-    let volume = |of: &CentredBox| of[3] * of[4] * of[5];
-    intersection / (volume(a) + volume(b) - intersection)
+    NetworkBox::from_array(moved)
 }
 
 /// Keeps a random `count` of the items, in their order.
@@ -228,13 +197,14 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
+    use crate::vocabulary::space::VoxelBox;
 
     fn rng() -> rand_pcg::Pcg64 {
         rand_pcg::Pcg64::seed_from_u64(7)
     }
 
-    fn true_box(organ: Organ, target: CentredBox) -> TrueBox {
-        TrueBox { organ, tight: VoxelBox::whole([1, 1, 1]), target }
+    fn true_box(organ: Organ, target: [f32; 6]) -> TrueBox {
+        TrueBox { organ, tight: VoxelBox::whole([1, 1, 1]), target: NetworkBox::from_array(target) }
     }
 
     fn all_body() -> BodyCount {
@@ -242,17 +212,6 @@ mod tests {
     }
 
     const LIMITS: RpnLimits = RpnLimits { positive: 0.5, negative: 0.1, n_negative: 1000 };
-
-    /// By hand: 4 x 6 x 10 moved by 1 in z: intersection 3 x 6 x 10 = 180, union 300.
-    #[test]
-    fn iou_of_asymmetric_boxes() {
-        let a = [10.0, 11.0, 12.0, 4.0, 6.0, 10.0];
-        let b = [11.0, 11.0, 12.0, 4.0, 6.0, 10.0];
-        assert!((iou(&a, &b) - 0.6).abs() < 1e-6);
-        // The same move in x: intersection 4 x 6 x 9 = 216, union 264.
-        assert!((iou(&a, &[10.0, 11.0, 13.0, 4.0, 6.0, 10.0]) - 216.0 / 264.0).abs() < 1e-6);
-        assert!(iou(&a, &[14.0, 11.0, 12.0, 4.0, 6.0, 10.0]).abs() < 1e-9);
-    }
 
     /// The first anchor has IoU 0.6, the second 0.25 / 1.75 of moving half in x twice over (between the limits),
     /// the third none; the small organ's best anchor is positive although its IoU is low.
@@ -267,7 +226,8 @@ mod tests {
             [10.0, 11.0, 18.0, 4.0, 6.0, 10.0],
             [28.0, 5.0, 5.0, 4.0, 6.0, 10.0],
             [20.0, 30.0, 40.0, 8.0, 8.0, 8.0],
-        ];
+        ]
+        .map(NetworkBox::from_array);
         let body = all_body();
         let truth = Truth { boxes: &boxes, annotated: OrganSet::ALL, body: &body };
         let roles = anchor_roles(&anchors, &truth, &LIMITS, &mut rng());
@@ -281,7 +241,8 @@ mod tests {
     #[test]
     fn an_unannotated_organ_gives_no_loss() {
         let boxes = [true_box(Organ::Mandible, [10.0, 11.0, 12.0, 4.0, 6.0, 10.0])];
-        let anchors = [[28.0, 25.0, 5.0, 4.0, 6.0, 10.0], [28.0, 25.0, 40.0, 4.0, 6.0, 10.0]];
+        let anchors = [[28.0, 25.0, 5.0, 4.0, 6.0, 10.0], [28.0, 25.0, 40.0, 4.0, 6.0, 10.0]]
+            .map(NetworkBox::from_array);
         let image = Array3::from_shape_fn((32, 40, 48), |(_, _, x)| if x < 24 { 0.1_f32 } else { -1.0 });
         let body = BodyCount::of(image.view());
         let partly = Truth { boxes: &boxes, annotated: OrganSet::of(Organ::Mandible), body: &body };
@@ -294,7 +255,8 @@ mod tests {
 
     #[test]
     fn no_more_negatives_than_asked_for() {
-        let anchors: Vec<CentredBox> = (0..50_u8).map(|i| [f32::from(i), 9.0, 9.0, 2.0, 3.0, 4.0]).collect();
+        let anchors: Vec<NetworkBox> =
+            (0..50_u8).map(|i| NetworkBox::from_array([f32::from(i), 9.0, 9.0, 2.0, 3.0, 4.0])).collect();
         let body = all_body();
         let truth = Truth { boxes: &[], annotated: OrganSet::ALL, body: &body };
         let limits = RpnLimits { n_negative: 13, ..LIMITS };
@@ -308,9 +270,9 @@ mod tests {
         let boxes = [true_box(Organ::Mandible, [10.0, 11.0, 12.0, 4.0, 6.0, 10.0])];
         let body = all_body();
         let truth = Truth { boxes: &boxes, annotated: OrganSet::of(Organ::Mandible), body: &body };
-        let near = [11.0, 11.0, 12.0, 4.0, 6.0, 10.0];
-        let between = [10.0, 11.0, 18.0, 4.0, 6.0, 10.0];
-        let far = [28.0, 25.0, 40.0, 4.0, 6.0, 10.0];
+        let near = NetworkBox::from_array([11.0, 11.0, 12.0, 4.0, 6.0, 10.0]);
+        let between = NetworkBox::from_array([10.0, 11.0, 18.0, 4.0, 6.0, 10.0]);
+        let far = NetworkBox::from_array([28.0, 25.0, 40.0, 4.0, 6.0, 10.0]);
         let counts = RefinementCounts { per_organ: 4, total: 128 };
         let samples = refinement_samples(&[far, between, near], &truth, counts, &mut rng());
         let found: Vec<_> = samples.iter().map(|s| (s.proposal, s.truth)).collect();
@@ -324,15 +286,5 @@ mod tests {
         for (found, wanted) in weights.iter().zip([2.0 / 3.0, 2.0, 2.0 / 3.0, 2.0 / 3.0]) {
             assert!((found - wanted).abs() < 1e-6);
         }
-    }
-
-    /// Corners 9.5..14.5 -> 9..14 -> 8..16; -2.5..17.5 -> 0..17 -> 0..24; 43..53 clamped to 48 -> 40..48.
-    #[test]
-    fn mask_boxes_are_rounded_outward_and_clamped() {
-        let region = mask_box(&[12.0, 7.5, 48.0, 5.0, 20.0, 10.0], [32, 40, 48]);
-        assert_eq!(region, VoxelBox { start: [8, 0, 40], end: [16, 24, 48] });
-        // Wholly beyond the volume: the last cell, never an empty box.
-        let region = mask_box(&[70.0, 7.5, 48.0, 5.0, 20.0, 10.0], [32, 40, 48]);
-        assert_eq!((region.start[0], region.end[0]), (24, 32));
     }
 }

@@ -26,7 +26,7 @@ pub fn mask_box(around: NetworkBox, shape: [usize; 3]) -> VoxelBox {
 /// The part of a map at 1/`scale` of the input, axes `(channel, z, y, x)`, under a box whose corners are multiples of
 /// eight; with a first axis of one.
 #[must_use]
-pub(super) fn crop(map: ArrayView4<'_, f32>, region: VoxelBox, scale: usize) -> Array5<f32> {
+pub(crate) fn crop(map: ArrayView4<'_, f32>, region: VoxelBox, scale: usize) -> Array5<f32> {
     let (a, b) = (region.start.map(|v| v / scale), region.end.map(|v| v / scale));
     let part = map.slice(s![.., a[0]..b[0], a[1]..b[1], a[2]..b[2]]);
     part.as_standard_layout().into_owned().insert_axis(Axis(0))

@@ -15,6 +15,7 @@ pub mod suppression;
 
 use ndarray::Array3;
 
+pub(crate) use mask_head::crop;
 pub use mask_head::mask_box;
 pub use network_box::NetworkBox;
 pub use segment::{ModelGraphs, Network, NetworkError};
@@ -37,6 +38,6 @@ pub struct OrganMask {
 
 /// A number of the preset as the network computes with it.
 #[expect(clippy::cast_possible_truncation, reason = "a rounding to f32 is meant")]
-fn single(value: f64) -> f32 {
+pub(crate) fn single(value: f64) -> f32 {
     value as f32
 }

@@ -10,11 +10,20 @@ use super::suppression::suppress;
 use crate::engine::graph::Preset;
 use crate::engine::graph::preset::N_ANCHORS;
 
-/// Most anchors that are compared with each other; a trained network fires on far fewer, and an untrained one must
-/// not keep a machine busy for hours.
-const MOST_CANDIDATES: usize = 20_000;
-/// Most proposals that go on: bounds the memory of the second stage to 110 MB.
-const MOST_PROPOSALS: usize = 1_000;
+/// How much work stage one may make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProposalLimits {
+    /// Most anchors that are compared with each other.
+    pub compared: usize,
+    /// Most proposals that go on.
+    pub kept: usize,
+}
+
+impl ProposalLimits {
+    /// For structure sets: a trained network fires on far fewer anchors, an untrained one must not keep a machine busy
+    /// for hours; 1000 proposals bound the memory of the second stage to 110 MB.
+    pub const DELIVERED: Self = Self { compared: 20_000, kept: 1_000 };
+}
 
 /// A place where an organ may be.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,6 +45,7 @@ pub fn proposals(
     logits: ArrayView4<'_, f32>,
     deltas: ArrayView4<'_, f32>,
     shape: [usize; 3],
+    limits: ProposalLimits,
 ) -> Vec<Proposal> {
     let all = anchors(preset, shape);
     let (_, _, ny, nx) = logits.dim();
@@ -50,7 +60,7 @@ pub fn proposals(
     let lowest = single(preset.proposal_probability / (1.0 - preset.proposal_probability)).ln();
     let mut order: Vec<usize> = (0..all.len()).filter(|place| logit(*place) > lowest).collect();
     order.sort_by(|a, b| logit(*b).total_cmp(&logit(*a)));
-    order.truncate(MOST_CANDIDATES);
+    order.truncate(limits.compared);
     let boxes: Vec<NetworkBox> = order
         .iter()
         .map(|place| {
@@ -58,7 +68,7 @@ pub fn proposals(
             decode(all[*place], std::array::from_fn(|i| deltas[[6 * anchor + i, z, y, x]]), shape, preset)
         })
         .collect();
-    suppress(&boxes, single(preset.proposal_nms_iou), MOST_PROPOSALS)
+    suppress(&boxes, single(preset.proposal_nms_iou), limits.kept)
         .into_iter()
         .map(|kept| Proposal { around: boxes[kept], probability: sigmoid(logit(order[kept])) })
         .collect()
@@ -94,13 +104,17 @@ mod tests {
                 deltas[[6 * anchor + i, z, y, x]] = delta;
             }
         }
-        let found = proposals(&preset, logits.view(), deltas.view(), shape);
+        let found = proposals(&preset, logits.view(), deltas.view(), shape, ProposalLimits::DELIVERED);
         assert_eq!(found.len(), 2, "{found:?}");
         for (proposal, (wanted, logit)) in found.iter().zip([(a, 3.0_f32), (b, 2.0)]) {
             for (value, wanted) in proposal.around.to_array().into_iter().zip(wanted) {
                 assert!((value - wanted).abs() < 1e-3, "{found:?}");
             }
             assert!((proposal.probability - 1.0 / (1.0 + (-logit).exp())).abs() < 1e-6);
+        }
+        for limits in [ProposalLimits { compared: 1, kept: 9 }, ProposalLimits { compared: 9, kept: 1 }] {
+            let fewer = proposals(&preset, logits.view(), deltas.view(), shape, limits);
+            assert_eq!(fewer, found[..1]);
         }
     }
 }

@@ -5,7 +5,7 @@ use ndarray::{Array3, Array4, ArrayView2, Axis, Ix2, Ix5};
 use super::OrganMask;
 use super::mask_head::{crop, mask_box};
 use super::network_box::NetworkBox;
-use super::proposals::{proposals, sigmoid};
+use super::proposals::{ProposalLimits, proposals, sigmoid};
 use super::refinement::{Detection, detections};
 use super::roi_pool::pool;
 use crate::engine::graph::preset::{COARSE_STRIDE, INPUT_MULTIPLE, N_ANCHORS, N_CLASSES};
@@ -232,7 +232,8 @@ impl Network {
         if logits.iter().chain(&deltas).any(|value| value.is_nan()) {
             return Err(NetworkError::NotANumber { part, provider });
         }
-        let proposals = proposals(&self.preset, logits.view(), deltas.view(), shape);
+        let limits = ProposalLimits::DELIVERED;
+        let proposals = proposals(&self.preset, logits.view(), deltas.view(), shape, limits);
         Ok(Maps {
             f2: map("f2", channels.stage2, 2)?,
             f4: map("f4", channels.stage4, 4)?,
