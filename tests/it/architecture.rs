@@ -1,0 +1,124 @@
+//! What a room must not know, checked against the source.
+
+use std::path::{Path, PathBuf};
+
+use crate::wire::files;
+
+fn sources() -> Vec<(String, String)> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src");
+    let name = |path: &Path| path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/");
+    let read = |path: PathBuf| (name(&path), std::fs::read_to_string(&path).unwrap());
+    let found: Vec<_> = files(&root, "rs").into_iter().map(read).collect();
+    assert!(found.len() > 100, "{} files", found.len());
+    found
+}
+
+/// Lines of code that hold the word, with file and number; tests and comments do not count.
+fn uses(sources: &[(String, String)], word: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for (file, text) in sources {
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        for (n, line) in code.lines().enumerate() {
+            if line.contains(word) && !line.trim_start().starts_with("//") {
+                found.push((file.clone(), format!("{file}:{}: {}", n + 1, line.trim())));
+            }
+        }
+    }
+    found
+}
+
+/// The word stands only in files that begin with one of these.
+fn only_in(sources: &[(String, String)], word: &str, rooms: &[&str]) -> Vec<String> {
+    let uses = uses(sources, word);
+    assert!(!uses.is_empty(), "nobody uses {word:?} any more: correct this test");
+    let outside = uses.into_iter().filter(|(file, _)| !rooms.iter().any(|room| file.starts_with(room)));
+    outside.map(|(_, line)| line).collect()
+}
+
+#[test]
+fn what_talks_to_the_world_stays_in_its_room() {
+    let sources = sources();
+    let rules: [(&str, &[&str]); 6] = [
+        ("ort::", &["engine/runtime/"]),
+        ("prost::", &["engine/graph/"]),
+        ("dicom_ul::", &["pipeline/ingest/", "pipeline/delivery/"]),
+        ("serde_yaml::", &["settings/"]),
+        ("ureq::", &["engine/runtime/"]),
+        ("tokio::", &["pipeline/ingest/", "pipeline/delivery/", "service/", "command/"]),
+    ];
+    let broken: Vec<String> = rules.iter().flat_map(|(word, rooms)| only_in(&sources, word, rooms)).collect();
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// A room, and rooms that it must not import.
+#[test]
+fn no_arrow_points_back() {
+    let sources = sources();
+    let later: [(&str, &[&str]); 9] = [
+        (
+            "vocabulary/",
+            &["engine", "pipeline", "service", "learning", "settings", "convert", "command", "picture"],
+        ),
+        ("engine/", &["pipeline", "service", "learning", "settings", "convert", "command", "picture"]),
+        ("pipeline/", &["service", "learning", "settings", "convert", "command", "picture"]),
+        ("service/", &["learning", "convert", "command", "picture"]),
+        (
+            "pipeline/ingest/",
+            &["pipeline::series", "pipeline::volume", "pipeline::network", "pipeline::contours"],
+        ),
+        (
+            "pipeline/series/",
+            &["pipeline::volume", "pipeline::network", "pipeline::contours", "pipeline::rtstruct"],
+        ),
+        (
+            "pipeline/volume/",
+            &["pipeline::network", "pipeline::contours", "pipeline::rtstruct", "pipeline::delivery"],
+        ),
+        ("pipeline/network/", &["pipeline::contours", "pipeline::rtstruct", "pipeline::delivery"]),
+        ("pipeline/contours/", &["pipeline::rtstruct", "pipeline::delivery"]),
+    ];
+    let mut broken = Vec::new();
+    for (room, forbidden) in later {
+        for word in forbidden {
+            let uses = uses(&sources, &format!("crate::{word}"));
+            broken.extend(uses.into_iter().filter(|(file, _)| file.starts_with(room)).map(|(_, line)| line));
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// From the series to the structure set: value in, value out.
+#[test]
+fn the_line_asks_neither_the_clock_nor_chance() {
+    let sources = sources();
+    let rooms = ["volume/", "network/", "contours/", "rtstruct/"].map(|room| format!("pipeline/{room}"));
+    let words = [
+        "Instant::now",
+        "SystemTime",
+        "now_utc",
+        "now_local",
+        "env::var",
+        "Uuid::new",
+        "rand::",
+        "TcpStream",
+    ];
+    let mut broken = Vec::new();
+    for word in words {
+        let uses = uses(&sources, word);
+        broken.extend(
+            uses.into_iter().filter(|(f, _)| rooms.iter().any(|r| f.starts_with(r))).map(|(_, line)| line),
+        );
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn a_file_can_be_proofread_in_one_sitting() {
+    let long: Vec<String> = sources()
+        .into_iter()
+        .map(|(file, text)| (file, text.lines().count()))
+        .filter(|(_, lines)| *lines > 600)
+        .map(|(file, lines)| format!("{file}: {lines} lines"))
+        .collect();
+    assert!(long.is_empty(), "{}", long.join("\n"));
+}
