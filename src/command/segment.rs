@@ -11,6 +11,7 @@ use super::contouring::{contour, load_model};
 use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::SegmentArgs;
 use crate::convert::{NamedMask, write_label_map};
+use crate::picture::{Outline, sheet};
 use crate::pipeline::contours::fill;
 use crate::pipeline::series::CtSeries;
 use crate::pipeline::{Contoured, rtstruct};
@@ -66,6 +67,22 @@ pub(super) fn run(args: SegmentArgs, runtime: &RuntimeChoice) -> CommandResult {
                 "note: {n_shared} voxels lie in two organs; the label map gives them to the first"
             ));
         }
+    }
+    if let Some(path) = &args.picture {
+        let outlines: Vec<Outline> = contoured
+            .organs
+            .par_iter()
+            .map(|found| {
+                let entry = template.entry(found.organ);
+                let mask = fill(&found.contours, &series.grid, rtstruct::FILL_RULE);
+                let state = if mask.n_voxels() == 0 { "not found" } else { "" };
+                let legend = format!("{:16} {state}", entry.roi_name);
+                Outline { legend, color: entry.color, mask, truth: None }
+            })
+            .collect();
+        let notes = ["R right, A anterior, H head".to_owned()];
+        write(path, &sheet(&contoured.volume, &outlines, "Oarlock", &notes)?)?;
+        say(format_args!("picture written to {}", path.display()));
     }
     say("Research software: not for clinical use without review.");
     Ok(ExitCode::SUCCESS)
