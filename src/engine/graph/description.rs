@@ -82,7 +82,7 @@ fn door(value: &ValueInfoProto) -> Door {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::graph::{Preset, Weights, training, uanet};
+    use crate::engine::graph::{Preset, Weights, flat, training, uanet};
 
     fn written(doors: &[Door]) -> Vec<String> {
         doors.iter().map(|door| format!("{} {}", door.name, door.sides.join(" "))).collect()
@@ -146,6 +146,8 @@ mod tests {
         for preset in [Preset::starter(), Preset::reference()] {
             let weights = Weights::start(&preset, 1);
             keep(format!("{} trunk", preset.name), uanet::trunk_graph(&weights));
+            keep(format!("{} flat trunk", preset.name), flat(&uanet::trunk_graph(&weights), 16).unwrap());
+            keep(format!("{} flat mask", preset.name), flat(&uanet::mask_graph(&weights), 8).unwrap());
             keep(format!("{} refinement", preset.name), uanet::refinement_graph(&weights));
             keep(format!("{} mask", preset.name), uanet::mask_graph(&weights));
             keep(format!("{} forward", preset.name), training::forward(&preset, [16, 32, 48]).bytes);
