@@ -42,6 +42,7 @@ type Failure = Box<dyn Error + Send + Sync>;
 
 /// Runs the command.
 pub(super) fn run(args: DemoArgs, runtime: &RuntimeChoice) -> CommandResult {
+    let started = Instant::now();
     let out = clear(&args.out)?;
     let template = StructureTemplate::shipped()?;
     let (ct, truth) = match &args.ct {
@@ -98,12 +99,22 @@ pub(super) fn run(args: DemoArgs, runtime: &RuntimeChoice) -> CommandResult {
     let structure_set = out.join("structure_set.dcm");
     fs::copy(&delivered, &structure_set)?;
     let read = rtstruct::read(&structure_set)?;
+    intact(&delivered, &out.join("oarlock/results"))?;
     say(format_args!(
         "   an RTSTRUCT with {} of {} ROIs arrived {:.1} s after the last slice, {QUIET_S} s of them quiet time",
         read.rois.len(),
         Organ::COUNT,
         took_s
     ));
+    say("   it is the one that was sent, byte by byte");
+    let missing: Vec<&str> = Organ::ALL
+        .into_iter()
+        .map(|organ| template.entry(organ).roi_name.as_str())
+        .filter(|name| !read.rois.iter().any(|roi| roi.name == *name))
+        .collect();
+    if !missing.is_empty() {
+        say(format_args!("   the model did not find: {}", missing.join(", ")));
+    }
 
     let truth = truth.map(|_| HeldOut::Dicom(out.join("phantom")).read(&template)).transpose()?;
     let volume = match &truth {
@@ -141,13 +152,14 @@ pub(super) fn run(args: DemoArgs, runtime: &RuntimeChoice) -> CommandResult {
         say("5. Compared with the truth");
         table(&compared);
     }
-    let mut notes = vec!["R right, A anterior, H head".to_owned()];
+    let mut notes = vec!["R right, L left, A anterior".to_owned(), "P posterior, H head, F feet".to_owned()];
     if truth.is_some() {
         notes.push("CT: made-up patient".to_owned());
     }
     let picture = out.join("picture.png");
     fs::write(&picture, sheet(&volume, &outlines, "Oarlock demo", &notes)?)?;
     say("");
+    say(format_args!("all in {:.0} s", started.elapsed().as_secs_f64()));
     say(format_args!("structure set  {}", structure_set.display()));
     say(format_args!("picture        {}", picture.display()));
     if truth.is_some() {
@@ -223,6 +235,36 @@ fn wait(out: &Path, since: Instant) -> Result<PathBuf, Failure> {
         .into())
 }
 
+/// Checks that what arrived has the data set of the one structure set that was written, byte by byte: only the file
+/// meta information in front may differ, as it names who sent it.
+fn intact(arrived: &Path, results: &Path) -> Result<(), Failure> {
+    let written = files(results, "dcm");
+    let [written] = written.as_slice() else {
+        return Err(
+            format!("{} structure sets in {}, wanted one", written.len(), results.display()).into()
+        );
+    };
+    let (ours, theirs) = (fs::read(written)?, fs::read(arrived)?);
+    match (after_meta(&ours), after_meta(&theirs)) {
+        (Some(ours), Some(theirs)) if ours == theirs => Ok(()),
+        _ => Err(format!(
+            "{} arrived and differs from {}; please report this",
+            arrived.display(),
+            written.display()
+        )
+        .into()),
+    }
+}
+
+/// The data set of a Part 10 file: what follows the file meta information (PS3.10 7.1), whose length stands behind the
+/// preamble, the prefix and the head of its first element.
+fn after_meta(file: &[u8]) -> Option<&[u8]> {
+    const LENGTH_AT: usize = 128 + 4 + 8;
+    let length = file.get(LENGTH_AT..LENGTH_AT + 4)?.try_into().map(u32::from_le_bytes).ok()?;
+    let start = usize::try_from(length).ok()?.checked_add(LENGTH_AT + 4)?;
+    file.get(start..).filter(|data_set| !data_set.is_empty())
+}
+
 /// Files with this ending below a folder.
 fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     let (mut folders, mut found) = (vec![folder.to_owned()], Vec::new());
@@ -250,4 +292,28 @@ fn table(compared: &[(String, Comparison)]) {
         number(mean(&dice), 3),
         number(mean(&hd95), 1)
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_byte_of_the_data_set_is_seen_and_another_sender_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let results = folder.path().join("results");
+        fs::create_dir(&results).unwrap();
+        let file = |meta: &[u8], data_set: &[u8]| {
+            let length = u32::try_from(meta.len()).unwrap().to_le_bytes();
+            [&[0_u8; 128][..], b"DICM\x02\0\0\0UL\x04\0", &length, meta, data_set].concat()
+        };
+        fs::write(results.join("v1.dcm"), file(b"ours", b"contours")).unwrap();
+        let arrived = folder.path().join("arrived.dcm");
+        fs::write(&arrived, file(b"OARLOCK", b"contours")).unwrap();
+        assert!(intact(&arrived, &results).is_ok());
+        for broken in [file(b"ours", b"contourz"), file(b"ours", b""), b"DICM".to_vec()] {
+            fs::write(&arrived, broken).unwrap();
+            assert!(intact(&arrived, &results).is_err());
+        }
+    }
 }

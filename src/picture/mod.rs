@@ -37,7 +37,7 @@ pub enum PictureError {
 }
 
 /// Most pixels of a view on its longer side.
-const VIEW_PIXELS: f64 = 500.0;
+const VIEW_PIXELS: f64 = 560.0;
 /// Room round the structures, mm.
 const MARGIN_MM: f64 = 22.0;
 const GAP: usize = 8;

@@ -12,6 +12,9 @@ use crate::vocabulary::space::{PatientPoint, PatientVector, RegionMask};
 const BLACK_HU: f64 = -160.0;
 const WIDTH_HU: f64 = 400.0;
 
+/// Length of the scale.
+const SCALE_MM: f64 = 50.0;
+
 /// Where a view lies in the patient.
 pub(super) struct View {
     /// Under the upper left pixel.
@@ -22,8 +25,9 @@ pub(super) struct View {
     down: PatientVector,
     pub(super) width: usize,
     pub(super) height: usize,
-    /// What the left and the upper edge show.
-    letters: [char; 2],
+    /// What lies at the left, right, upper and lower edge.
+    letters: [char; 4],
+    mm_per_pixel: f64,
     caption: String,
 }
 
@@ -36,7 +40,8 @@ impl View {
             down: PatientVector::lps(0.0, mm, 0.0),
             width: pixels(x, mm),
             height: pixels(y, mm),
-            letters: ['R', 'A'],
+            letters: ['R', 'L', 'A', 'P'],
+            mm_per_pixel: mm,
             caption: format!("z {z:.0} mm"),
         }
     }
@@ -49,7 +54,8 @@ impl View {
             down: PatientVector::lps(0.0, 0.0, -mm),
             width: pixels(x, mm),
             height: pixels(z, mm),
-            letters: ['R', 'H'],
+            letters: ['R', 'L', 'H', 'F'],
+            mm_per_pixel: mm,
             caption: format!("y {y:.0} mm"),
         }
     }
@@ -62,7 +68,8 @@ impl View {
             down: PatientVector::lps(0.0, 0.0, -mm),
             width: pixels(y, mm),
             height: pixels(z, mm),
-            letters: ['A', 'H'],
+            letters: ['A', 'P', 'H', 'F'],
+            mm_per_pixel: mm,
             caption: format!("x {x:.0} mm"),
         }
     }
@@ -103,16 +110,46 @@ pub(super) fn draw(
     for [x, y] in truth.into_iter().flatten().flatten().filter(|[x, y]| (x + y) % 4 == 0) {
         canvas.set([at[0] + x, at[1] + y], [255; 3]);
     }
-    let [left, top] = view.letters.map(String::from);
-    canvas.text(at[0] + 3, at[1] + view.height / 2, &left, [255, 255, 0]);
-    canvas.text(at[0] + view.width / 2, at[1] + 3, &top, [255, 255, 0]);
-    canvas.text(at[0] + 3, at[1] + view.height.saturating_sub(12), &view.caption, [150, 200, 255]);
+    label(canvas, at, view);
+}
+
+/// Letters at the edges, where the cut lies, and a scale.
+fn label(canvas: &mut Canvas, [x, y]: [usize; 2], view: &View) {
+    let [right, bottom] = [x + view.width.saturating_sub(11), y + view.height.saturating_sub(12)];
+    let [middle_x, middle_y] = [x + view.width / 2, y + view.height / 2];
+    let places = [[x + 3, middle_y], [right, middle_y], [middle_x, y + 3], [middle_x, bottom]];
+    for ([x, y], letter) in places.into_iter().zip(view.letters) {
+        canvas.text(x, y, &letter.to_string(), [255, 255, 0]);
+    }
+    canvas.text(x + 3, bottom, &view.caption, [150, 200, 255]);
+    let bar = pixels([0.0, SCALE_MM], view.mm_per_pixel);
+    let start = (x + view.width).saturating_sub(bar + 14);
+    canvas.fill([start, bottom + 6], [bar, 2], [150, 200, 255]);
+    [start, start + bar].into_iter().for_each(|x| canvas.fill([x, bottom + 2], [2, 6], [150, 200, 255]));
+    canvas.text(start, bottom.saturating_sub(8), &format!("{SCALE_MM:.0} mm"), [150, 200, 255]);
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to a byte")]
 fn gray(volume: &HuVolume, point: PatientPoint) -> u8 {
-    let hu = nearest(volume, point).map_or(-1024.0, |voxel| f64::from(volume.hu[voxel]));
+    let hu = nearest(volume, point).map_or(-1024.0, |_inside| between(volume, point));
     ((hu - BLACK_HU) / WIDTH_HU * 255.0).clamp(0.0, 255.0) as u8
+}
+
+/// HU between the eight voxels around a point of the volume.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the volume first")]
+fn between(volume: &HuVolume, point: PatientPoint) -> f64 {
+    let v = volume.grid.voxel_from_patient(point);
+    let last = volume.grid.shape().map(|side| side - 1);
+    let place: [f64; 3] = std::array::from_fn(|axis| [v.z, v.y, v.x][axis].clamp(0.0, last[axis] as f64));
+    let low = place.map(|at| at.floor() as usize);
+    let mut hu = 0.0;
+    for corner in 0..8_usize {
+        let up: [usize; 3] = std::array::from_fn(|axis| corner >> axis & 1);
+        let share = |axis: usize| 1.0 - (place[axis] - (low[axis] + up[axis]) as f64).abs();
+        let voxel: [usize; 3] = std::array::from_fn(|axis| (low[axis] + up[axis]).min(last[axis]));
+        hu += share(0) * share(1) * share(2) * f64::from(volume.hu[voxel]);
+    }
+    hu
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to lie in the volume")]
@@ -129,7 +166,7 @@ fn nearest(volume: &HuVolume, point: PatientPoint) -> Option<[usize; 3]> {
     Some(voxel)
 }
 
-/// Pixels of the mask with a neighbour outside.
+/// Pixels of the mask with a pixel outside among the eight around, so that slanting lines have no gaps.
 fn edge(view: &View, volume: &HuVolume, mask: &RegionMask) -> Vec<[usize; 2]> {
     if mask.region.is_empty() {
         return Vec::new();
@@ -142,13 +179,9 @@ fn edge(view: &View, volume: &HuVolume, mask: &RegionMask) -> Vec<[usize; 2]> {
         })
     });
     let is_edge = |row: usize, column: usize| {
-        let around = [
-            (row.wrapping_sub(1), column),
-            (row + 1, column),
-            (row, column.wrapping_sub(1)),
-            (row, column + 1),
-        ];
-        around.into_iter().any(|at| inside.get(at) != Some(&true))
+        let sides = |at: usize| [at.wrapping_sub(1), at, at + 1];
+        let mut around = sides(row).into_iter().flat_map(|row| sides(column).map(|column| (row, column)));
+        around.any(|at| inside.get(at) != Some(&true))
     };
     inside
         .indexed_iter()

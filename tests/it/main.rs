@@ -13,7 +13,9 @@
 mod architecture;
 mod cli;
 mod delivery;
+mod demo;
 mod ingest;
+mod phantom;
 mod real_peers;
 mod series;
 mod series_made;

@@ -119,7 +119,7 @@ fn instance(
     let date = identity.made.format(format_description!("[year][month][day]")).unwrap_or_default();
     let time = identity.made.format(format_description!("[hour][minute][second]")).unwrap_or_default();
     let number = (slice + 1).to_string();
-    let texts: [(Tag, VR, String); 42] = [
+    let texts: [(Tag, VR, String); 43] = [
         (tags::IMAGE_TYPE, VR::CS, "ORIGINAL\\PRIMARY\\AXIAL".into()),
         (tags::INSTANCE_CREATION_DATE, VR::DA, date.clone()),
         (tags::SOP_CLASS_UID, VR::UI, uids::CT_IMAGE_STORAGE.into()),
@@ -140,6 +140,8 @@ fn instance(
         (tags::PATIENT_ID, VR::LO, identity.patient_id.clone()),
         (tags::PATIENT_BIRTH_DATE, VR::DA, String::new()),
         (tags::PATIENT_SEX, VR::CS, "O".into()),
+        // Not a paired body part, so that Laterality is not wanted (PS3.3 C.7.3.1).
+        (tags::BODY_PART_EXAMINED, VR::CS, "HEADNECK".into()),
         (tags::SLICE_THICKNESS, VR::DS, decimal(slice_mm)),
         (tags::KVP, VR::DS, "120".into()),
         (tags::SOFTWARE_VERSIONS, VR::LO, env!("CARGO_PKG_VERSION").into()),

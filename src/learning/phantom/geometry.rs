@@ -111,11 +111,17 @@ impl ScanGeometry {
     /// Where a place in the stack lies, in voxels `(z, y, x)`, integer at voxel centres.
     #[must_use]
     pub fn patient_from_stack(&self, voxel: [f64; 3]) -> PatientPoint {
+        let (first, steps) = self.steps();
+        first + steps[0] * voxel[0] + steps[1] * voxel[1] + steps[2] * voxel[2]
+    }
+
+    /// The centre of the first voxel, and the way from one to the next on each axis `(z, y, x)`, mm.
+    pub(super) fn steps(&self) -> (PatientPoint, [PatientVector; 3]) {
         let directions = self.directions();
-        (0..3).fold(self.centre, |point, axis| {
-            let middle = (self.shape[axis] as f64 - 1.0) / 2.0;
-            point + directions[axis] * ((voxel[axis] - middle) * self.spacing_mm[axis])
-        })
+        let steps = std::array::from_fn(|axis| directions[axis] * self.spacing_mm[axis]);
+        let first =
+            (0..3).fold(self.centre, |at, axis| at + steps[axis] * -((self.shape[axis] as f64 - 1.0) / 2.0));
+        (first, steps)
     }
 
     /// The same as a grid; `None` with a tilt, since the voxels are then no bricks.

@@ -20,20 +20,43 @@ pub struct Patient {
     anatomy: LabelAtlas,
     /// Parts of the anatomy per part of the patient `(z, y, x)`.
     scale: [f64; 3],
-    /// Nod about the left-right axis, radians.
-    nod: f64,
+    /// Sine and cosine of the nod about the left-right axis.
+    nod: (f64, f64),
     waves: [Wave; N_WAVES],
     hu: [f64; N_TISSUES],
 }
 
 /// A displacement along one axis that varies along another.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Wave {
     moved: usize,
     along: usize,
-    amplitude_mm: f64,
-    length_mm: f64,
-    phase: f64,
+    /// The displacement every [`KNOT_MM`] from -[`REACH_MM`] on, mm; straight between, level beyond.
+    knots_mm: Vec<f64>,
+}
+
+/// So near that the straight lines between leave a wave by less than a thousandth of a millimetre.
+const KNOT_MM: f64 = 0.5;
+const REACH_MM: f64 = 600.0;
+
+impl Wave {
+    fn new(moved: usize, along: usize, mm_at: impl Fn(f64) -> f64) -> Self {
+        let mut knots_mm = Vec::new();
+        let mut at = -REACH_MM;
+        while at <= REACH_MM {
+            knots_mm.push(mm_at(at));
+            at += KNOT_MM;
+        }
+        Self { moved, along, knots_mm }
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the knots first")]
+    fn displacement_mm(&self, at_mm: f64) -> f64 {
+        let last = (self.knots_mm.len() - 1) as f64;
+        let at = ((at_mm + REACH_MM) / KNOT_MM).clamp(0.0, last - 1e-6);
+        let (low, share) = (at.floor() as usize, at - at.floor());
+        self.knots_mm[low] * (1.0 - share) + self.knots_mm[low + 1] * share
+    }
 }
 
 impl Patient {
@@ -44,13 +67,12 @@ impl Patient {
         let mut even = |reach: f64| rng.random_range(-reach..=reach);
         let common = 1.0 + even(0.06);
         let scale = std::array::from_fn(|_| common + even(0.03));
-        let nod = even(5.0_f64).to_radians();
-        let waves = std::array::from_fn(|n| Wave {
-            moved: n % 3,
-            along: (n + 1) % 3,
-            amplitude_mm: even(3.0),
-            length_mm: 160.0 + even(50.0),
-            phase: even(std::f64::consts::PI),
+        let nod = even(5.0_f64).to_radians().sin_cos();
+        let waves = std::array::from_fn(|n| {
+            let (amplitude_mm, length_mm) = (even(3.0), 160.0 + even(50.0));
+            let phase = even(std::f64::consts::PI);
+            let mm_at = |mm: f64| amplitude_mm * (mm / length_mm * std::f64::consts::TAU + phase).sin();
+            Wave::new(n % 3, (n + 1) % 3, mm_at)
         });
         let table = *anatomy.tissues_hu();
         let shift = even(8.0);
@@ -65,11 +87,10 @@ impl Patient {
     fn anatomy_voxel(&self, point: PatientPoint) -> [f64; 3] {
         let mm = [point.z, point.y, point.x];
         let mut moved = mm;
-        for wave in self.waves {
-            let angle = mm[wave.along] / wave.length_mm * std::f64::consts::TAU + wave.phase;
-            moved[wave.moved] += wave.amplitude_mm * angle.sin();
+        for wave in &self.waves {
+            moved[wave.moved] += wave.displacement_mm(mm[wave.along]);
         }
-        let (sin, cos) = self.nod.sin_cos();
+        let (sin, cos) = self.nod;
         let turned = [cos * moved[0] - sin * moved[1], sin * moved[0] + cos * moved[1], moved[2]];
         let (shape, spacing_mm) = (self.anatomy.shape(), self.anatomy.spacing_mm());
         std::array::from_fn(|axis| {

@@ -64,15 +64,16 @@ pub fn scan(
     let mut hu = Array3::<i16>::zeros(geometry.shape);
     let mut structures = Array3::<u32>::zeros(geometry.shape);
     let footprint = phantom.footprint();
+    let (first, [down_stack, down, across]) = geometry.steps();
+    let place = |[z, y, x]: [f64; 3]| first + down_stack * z + down * y + across * x;
     hu.axis_iter_mut(Axis(0)).into_par_iter().zip(structures.axis_iter_mut(Axis(0))).enumerate().for_each(
         |(z, (mut hu, mut structures))| {
             let mut rng = Pcg64::seed_from_u64(seed ^ (z as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
             for ((y, x), value) in hu.indexed_iter_mut() {
                 let centre = [z as f64, y as f64, x as f64];
-                structures[[y, x]] = phantom.structures_at(geometry.patient_from_stack(centre));
+                structures[[y, x]] = phantom.structures_at(place(centre));
                 let at = |part: &[f64; 3]| std::array::from_fn(|axis| centre[axis] + part[axis]);
-                let sum: f64 =
-                    footprint.iter().map(|p| phantom.hu_at(geometry.patient_from_stack(at(p)))).sum();
+                let sum: f64 = footprint.iter().map(|part| phantom.hu_at(place(at(part)))).sum();
                 *value = whole_hu(sum / footprint.len() as f64 + noise.sample(&mut rng));
             }
         },
