@@ -240,9 +240,7 @@ fn wait(out: &Path, since: Instant) -> Result<PathBuf, Failure> {
 fn intact(arrived: &Path, results: &Path) -> Result<(), Failure> {
     let written = files(results, "dcm");
     let [written] = written.as_slice() else {
-        return Err(
-            format!("{} structure sets in {}, wanted one", written.len(), results.display()).into()
-        );
+        return Err(format!("{} structure sets in {}, wanted one", written.len(), results.display()).into());
     };
     let (ours, theirs) = (fs::read(written)?, fs::read(arrived)?);
     match (after_meta(&ours), after_meta(&theirs)) {

@@ -33,11 +33,13 @@ fn others_see_in_a_phantom_what_was_written() {
     let (ct, truth) = (phantom.join("ct"), phantom.join("truth.dcm"));
 
     let checked = Command::new(dciodvfy).arg(ct.join("CT0017.dcm")).output().unwrap();
-    let said = String::from_utf8_lossy(&checked.stderr).into_owned() + &String::from_utf8_lossy(&checked.stdout);
+    let said =
+        String::from_utf8_lossy(&checked.stderr).into_owned() + &String::from_utf8_lossy(&checked.stdout);
     assert!(said.contains("CTImage") && !said.contains("Error"), "{said}");
     let conformance = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/conformance");
     let checked = Command::new(conformance).args([&truth, &ct]).output().unwrap();
-    let said = String::from_utf8_lossy(&checked.stderr).into_owned() + &String::from_utf8_lossy(&checked.stdout);
+    let said =
+        String::from_utf8_lossy(&checked.stderr).into_owned() + &String::from_utf8_lossy(&checked.stdout);
     assert!(checked.status.success(), "{said}");
 
     let image = folder.path().join("ct.mha");
@@ -57,9 +59,14 @@ fn others_see_in_a_phantom_what_was_written() {
     let first = series.grid.patient_from_voxel(VoxelPoint { z: 0.0, y: 0.0, x: 0.0 });
     let last = series.grid.patient_from_voxel(VoxelPoint { z: 32.0, y: 80.0, x: 94.0 });
     let (offset, spacing) = (&head["Offset"], &head["ElementSpacing"]);
-    for (axis, (first, last)) in [(first.x, last.x), (first.y, last.y), (first.z, last.z)].into_iter().enumerate() {
+    for (axis, (first, last)) in
+        [(first.x, last.x), (first.y, last.y), (first.z, last.z)].into_iter().enumerate()
+    {
         let theirs_last = offset[axis] + spacing[axis] * (head["DimSize"][axis] - 1.0);
-        assert!((offset[axis] - first).abs() < 1e-3 && (theirs_last - last).abs() < 1e-3, "axis {axis}: {head:?}");
+        assert!(
+            (offset[axis] - first).abs() < 1e-3 && (theirs_last - last).abs() < 1e-3,
+            "axis {axis}: {head:?}"
+        );
     }
     assert!(ours.hu.iter().copied().eq(theirs), "plastimatch reads other HU");
 }
