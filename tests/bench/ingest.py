@@ -222,12 +222,12 @@ def dcmtk(folder):
     return Receiver(arguments, port, {"TCP_NODELAY": "1"})
 
 
-def orthanc(folder):
+def orthanc(folder, environment=None):
     port = free_port()
     settings = {"DicomPort": port, "HttpServerEnabled": False, "StorageDirectory": folder, "IndexDirectory": folder,
                 "DicomAlwaysAllowStore": True, "Plugins": []}
     Path(folder, "orthanc.json").write_text(json.dumps(settings))
-    return Receiver([shutil.which("Orthanc") or "/usr/sbin/Orthanc", f"{folder}/orthanc.json"], port, {"TCP_NODELAY": "1"})
+    return Receiver([shutil.which("Orthanc") or "/usr/sbin/Orthanc", f"{folder}/orthanc.json"], port, environment or {})
 
 
 def main():
@@ -241,7 +241,8 @@ def main():
     else:
         print("SKIPPED: dcmtk is not installed")
     if shutil.which("Orthanc") or Path("/usr/sbin/Orthanc").exists():
-        receivers["Orthanc, nodelay"] = orthanc
+        receivers["Orthanc as it ships"] = orthanc
+        receivers["Orthanc, nodelay"] = lambda folder: orthanc(folder, {"TCP_NODELAY": "1"})
     else:
         print("SKIPPED: Orthanc is not installed")
     messages = list(slices("2.25.1001"))
