@@ -52,7 +52,9 @@ pub(super) fn run(args: DemoArgs, runtime: &RuntimeChoice) -> CommandResult {
         }
         None => {
             say("1. A CT of a made-up patient, whose organs are known exactly");
+            let moving = super::spinner("scanning the patient");
             let written = make_patient(&out)?;
+            moving.finish_and_clear();
             say(format_args!("   {}", written.ct.display()));
             (written.ct, written.truth)
         }
@@ -92,7 +94,9 @@ pub(super) fn run(args: DemoArgs, runtime: &RuntimeChoice) -> CommandResult {
     say(format_args!(
         "4. The series is complete after {QUIET_S} s without anything new; then it is contoured and delivered"
     ));
+    let moving = super::spinner("contouring");
     let delivered = wait(&out, stored)?;
+    moving.finish_and_clear();
     let took_s = stored.elapsed().as_secs_f64();
     service.stop();
     planning_system.stop();

@@ -78,3 +78,10 @@ pub fn say(line: impl std::fmt::Display) {
 fn tell(line: impl std::fmt::Display) {
     drop(writeln!(std::io::stderr(), "{line}"));
 }
+
+/// Something that moves on a terminal while work goes on that cannot be counted; nothing elsewhere.
+fn spinner(message: impl Into<std::borrow::Cow<'static, str>>) -> indicatif::ProgressBar {
+    let spinner = indicatif::ProgressBar::new_spinner().with_message(message);
+    spinner.enable_steady_tick(std::time::Duration::from_millis(120));
+    spinner
+}

@@ -23,6 +23,7 @@ const NOISE_HU: f64 = 12.0;
 /// Runs the command.
 pub(super) fn run(args: PhantomArgs, _runtime: &RuntimeChoice) -> CommandResult {
     let geometry = geometry(&args)?;
+    let moving = super::spinner(format!("scanning {} slices", geometry.shape[0]));
     let scan = match args.kind {
         PhantomKind::Bodies => scan(&Bodies, &geometry, NOISE_HU, args.seed)?,
         PhantomKind::Patient => {
@@ -32,6 +33,7 @@ pub(super) fn run(args: PhantomArgs, _runtime: &RuntimeChoice) -> CommandResult 
     };
     let name = format!("SEED {}", args.seed);
     let written = write(&scan, &name, &args.transfer_syntax, &args.output)?;
+    moving.finish_and_clear();
     say(format_args!("{} CT slices in {}", geometry.shape[0], written.ct.display()));
     match written.truth {
         Some(path) => say(format_args!("the exact structure set: {}", path.display())),

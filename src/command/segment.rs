@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use indicatif::ProgressBar;
 use ndarray::{Array3, s};
 use rayon::prelude::*;
 
@@ -25,8 +24,7 @@ const SHIPPED_MODEL: &str = "starter";
 pub(super) fn run(args: SegmentArgs, runtime: &RuntimeChoice) -> CommandResult {
     let series = CtSeries::from_folder(&args.ct_dir)?;
     let template = StructureTemplate::shipped()?;
-    let bar = ProgressBar::new_spinner().with_message("loading the model");
-    bar.enable_steady_tick(std::time::Duration::from_millis(120));
+    let bar = super::spinner("loading the model");
     let mut model = load_model(runtime, args.model.as_deref().unwrap_or(SHIPPED_MODEL))?;
     bar.set_message(format!("contouring {} slices on {}", series.slices.len(), model.network.provider()));
     let began = Instant::now();
