@@ -2,7 +2,6 @@
 //!
 //! Exit code 0: nothing stands in the way. 1: something does, and each line says what to do. 2: wrong arguments.
 
-use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,6 +17,7 @@ use crate::pipeline::delivery;
 use crate::pipeline::ingest::free_mb;
 use crate::service::scu_timeouts;
 use crate::settings::ServiceSettings;
+use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::dicom::{AeTitle, Peer};
 
 /// How one thing stands.
@@ -93,7 +93,7 @@ fn settings(path: Option<&Path>, findings: &mut Vec<Finding>) -> Option<ServiceS
             Some(settings)
         }
         Err(error) => {
-            findings.push(Finding::bad("settings", chain(&error)));
+            findings.push(Finding::bad("settings", with_causes(&error)));
             None
         }
     }
@@ -148,7 +148,7 @@ fn open_door(settings: &ServiceSettings) -> Finding {
 fn model(settings: &ServiceSettings) -> Finding {
     match ModelRegistry::usual().load(&settings.network.model) {
         Ok(model) => Finding::ok("model", format_args!("{} {}", settings.network.model, model.fingerprint())),
-        Err(error) => Finding::bad("model", chain(&error)),
+        Err(error) => Finding::bad("model", with_causes(&error)),
     }
 }
 
@@ -167,7 +167,7 @@ fn peers(settings: &ServiceSettings) -> std::io::Result<Vec<Finding>> {
 async fn peer(peer: &Peer, calling: &AeTitle, settings: &ServiceSettings) -> Finding {
     match delivery::echo(peer, calling, scu_timeouts(settings)).await {
         Ok(()) => Finding::ok("destination", format_args!("{peer} answers")),
-        Err(error) => Finding::bad("destination", chain(&error)),
+        Err(error) => Finding::bad("destination", with_causes(&error)),
     }
 }
 
@@ -178,7 +178,7 @@ fn onnx_runtime(choice: &RuntimeChoice) -> Finding {
     };
     match Runtime::start(&path) {
         Ok(runtime) => Finding::ok("ONNX Runtime", format_args!("{} {}", runtime.version(), path.display())),
-        Err(error) => Finding::bad("ONNX Runtime", chain(&error)),
+        Err(error) => Finding::bad("ONNX Runtime", with_causes(&error)),
     }
 }
 
@@ -195,9 +195,4 @@ fn clock() -> Finding {
         "clock",
         format_args!("{} {:02}:{:02} UTC{}", now.date(), now.hour(), now.minute(), now.offset()),
     )
-}
-
-/// An error with its causes on one line.
-fn chain(error: &dyn Error) -> String {
-    crate::service::failure::chain(error)
 }

@@ -12,6 +12,7 @@ use crate::pipeline::{ContourError, Contoured, ContouringModel, contour_series};
 use crate::service::mint::Mint;
 use crate::service::{ContourFailure, Contourer};
 use crate::settings::StructureTemplate;
+use crate::vocabulary::causes::with_causes;
 
 /// Loads a model onto the GPU where there is one, else onto the processor; which one is logged and goes into every
 /// structure set.
@@ -33,7 +34,7 @@ pub(super) fn load_model(
     let network = match cuda {
         Ok(network) => network,
         Err(error) => {
-            tracing::debug!(error = crate::service::failure::chain(error.as_ref()), "no CUDA provider");
+            tracing::debug!(error = with_causes(error.as_ref()), "no CUDA provider");
             load(Provider::Cpu)?
         }
     };

@@ -14,6 +14,7 @@ use crate::learning::evaluate::{Comparison, HeldOut, Spread, Summary, TruthCase,
 use crate::pipeline::contours::{TraceOptions, fill};
 use crate::pipeline::{ContouringModel, find_organs, rtstruct};
 use crate::settings::StructureTemplate;
+use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::organ::Organ;
 
 /// Runs the command.
@@ -47,7 +48,7 @@ pub(super) fn run(args: EvaluateArgs, runtime: &RuntimeChoice) -> CommandResult 
             }
             Err(error) => {
                 n_failed += 1;
-                format!("{name}: not evaluated: {}", crate::service::failure::chain(error.as_ref()))
+                format!("{name}: not evaluated: {}", with_causes(error.as_ref()))
             }
         };
         if bar.is_hidden() && !args.json {

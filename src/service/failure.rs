@@ -32,14 +32,3 @@ impl ContourFailure {
         Self { remedy: Remedy::Retry, cause: cause.into() }
     }
 }
-
-/// An error with its causes on one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}

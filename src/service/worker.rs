@@ -13,6 +13,7 @@ use super::failure::{ContourFailure, Remedy};
 use super::journal::{Journal, Outcome, Record};
 use crate::pipeline::delivery::{Outbox, OutboxError, replace};
 use crate::pipeline::series::CompleteSeries;
+use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::dicom::Peer;
 
 /// Turns a complete series into the bytes of an RTSTRUCT (Part 10). It belongs to one thread from its first call on.
@@ -89,7 +90,7 @@ impl Worker {
                 Ok(()) => return Some(Outcome::Contoured),
                 Err(failure) => failure,
             };
-            let reason = super::failure::chain(&failure);
+            let reason = with_causes(&failure);
             let wait = match (failure.remedy, waits.next()) {
                 (Remedy::Refuse, _) => return Some(Outcome::Refused(reason)),
                 (Remedy::Retry, None) => return Some(Outcome::Failed(reason)),

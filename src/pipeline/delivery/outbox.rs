@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
 use super::scu::{Scu, ScuError, ScuTimeouts, kind_of};
+use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::dicom::{AeTitle, Peer};
 
 /// Why the outbox cannot keep something.
@@ -230,7 +231,7 @@ impl Outbox {
             Err(error) => {
                 let too_old =
                     now_s().saturating_sub(delivery.created_s) >= self.policy.give_up_after.as_secs();
-                delivery.last_error = Some(chain(&error));
+                delivery.last_error = Some(with_causes(&error));
                 if error.is_permanent() || too_old {
                     delivery.state = DeliveryState::Failed;
                     tracing::error!(%destination, key, attempts, error = &error as &dyn std::error::Error,
@@ -306,17 +307,6 @@ fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> O
 
 fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-/// An error with its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use super::listener::{Shared, StorageClasses};
 use super::pdu::{AbortReason, MAX_P_DATA, PduError, PduStream, kind};
 use super::receiver::{DataSet, Message, Receiver};
 use super::spool::{Incoming, Stored};
+use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::dicom::dimse::{Request, StoreRequest, StoreStatus, VERIFICATION};
 use crate::vocabulary::dicom::{
     AeTitle, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, SopClassUid, TransferSyntaxUid,
@@ -399,7 +400,7 @@ impl Talk {
         match work.await {
             Ok((outcome, buffer)) => {
                 self.receiver.recycle(buffer);
-                outcome.map_err(|error| (error.status(), chain(&error)))
+                outcome.map_err(|error| (error.status(), with_causes(&error)))
             }
             Err(panic) => {
                 tracing::error!(%panic, "checking an instance failed; it is refused, please report this");
@@ -407,15 +408,4 @@ impl Talk {
             }
         }
     }
-}
-
-/// An error with its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
