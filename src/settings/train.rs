@@ -16,6 +16,9 @@ pub struct TrainRecipe {
     pub preset: String,
     /// Seed of weights and of every random draw.
     pub seed: u64,
+    /// Folder of a model whose weights a fresh run begins with, instead of drawn ones.
+    #[serde(default)]
+    pub start_from: Option<PathBuf>,
     /// Folder for checkpoints, log and the model.
     pub output: PathBuf,
     /// Threads of ONNX Runtime.
@@ -70,6 +73,9 @@ pub struct Augment {
     pub scaling: f64,
     /// `(z, y, x)`, mm.
     pub shift_mm: [f64; 3],
+    /// Largest length of each of the waves that bend the patient, mm.
+    #[serde(default)]
+    pub elastic_mm: f64,
     /// Probability of a left-right mirror image.
     pub mirror: f64,
     /// Of all values.
@@ -92,6 +98,9 @@ pub struct Optimizer {
     pub weight_decay: f64,
     /// All gradients together are scaled down to this length.
     pub longest_gradient: f32,
+    /// What a step leaves of the running mean of the weights, the mean being what is validated and shipped; 0: no mean.
+    #[serde(default)]
+    pub weight_average: f32,
 }
 
 /// When the heads join and how many boxes they get.
@@ -188,6 +197,13 @@ impl TrainRecipe {
         ];
         if let Some((key, value)) = not_negative.into_iter().find(|(_, v)| !v.is_finite() || *v < 0.0) {
             return Some((key, value.to_string(), "zero or more"));
+        }
+        if !(0.0..1.0).contains(&self.optimizer.weight_average) {
+            let found = self.optimizer.weight_average.to_string();
+            return Some(("optimizer.weight_average", found, "zero or more, below 1"));
+        }
+        if !(0.0..=20.0).contains(&a.elastic_mm) {
+            return Some(("augment.elastic_mm", a.elastic_mm.to_string(), "0 to 20"));
         }
         if a.scaling > 0.5 {
             return Some(("augment.scaling", a.scaling.to_string(), "0 to 0.5"));

@@ -29,6 +29,8 @@ pub struct AugmentSettings {
     pub scaling: f64,
     /// Shift of the crop `(z, y, x)`, mm.
     pub shift_mm: [f64; 3],
+    /// Largest length of each of three waves that bend the patient, mm; their wavelengths are 80 to 240 mm.
+    pub elastic_mm: f64,
     /// Probability of a left-right mirror image with partners swapped.
     pub mirror: f64,
     /// Shift of all HU.
@@ -43,6 +45,7 @@ impl AugmentSettings {
         rotation_deg: 0.0,
         scaling: 0.0,
         shift_mm: [0.0; 3],
+        elastic_mm: 0.0,
         mirror: 0.0,
         shift_hu: 0.0,
         noise_hu: 0.0,
@@ -80,13 +83,51 @@ pub fn whole_sample(case: &Case, spacing_mm: [f64; 3], largest: [usize; 3]) -> S
     let excess_mm = sides[0] as f64 * source_mm[0] - shape[0] as f64 * spacing_mm[0];
     centre[0] += (excess_mm / 2.0 / source_mm[0]).max(0.0);
     let matrix = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
-    View { matrix, centre, mirrored: false }.look(case, spacing_mm, shape)
+    View { matrix, waves: Vec::new(), centre, mirrored: false }.look(case, spacing_mm, shape)
+}
+
+/// How many waves bend a patient.
+const WAVES: usize = 3;
+
+/// A plane wave that moves points; gentle enough that no two points meet: 20 mm over 80 mm would be the limit.
+struct Wave {
+    /// Direction over wavelength, times 2 pi, `(z, y, x)`, 1/mm.
+    number: [f64; 3],
+    phase: f64,
+    /// How far a crest moves a point, `(z, y, x)`, mm.
+    reach_mm: [f64; 3],
+}
+
+impl Wave {
+    fn draw(longest_mm: f64, rng: &mut impl Rng) -> Self {
+        let mut direction = || -> [f64; 3] {
+            let drawn: [f64; 3] = std::array::from_fn(|_| rng.random_range(-1.0..=1.0));
+            let length = drawn.iter().map(|d| d * d).sum::<f64>().sqrt().max(1e-3);
+            drawn.map(|d| d / length)
+        };
+        let (along, towards) = (direction(), direction());
+        let full_turn = 2.0 * std::f64::consts::PI;
+        let number = full_turn / rng.random_range(80.0..=240.0);
+        let reach = rng.random_range(0.0..=1.0) * longest_mm;
+        Self {
+            number: along.map(|d| d * number),
+            phase: rng.random_range(0.0..full_turn),
+            reach_mm: towards.map(|d| d * reach),
+        }
+    }
+
+    /// -1 to 1 at a point `(z, y, x)`, mm.
+    fn height(&self, at: [f64; 3]) -> f64 {
+        ((0..3).map(|axis| self.number[axis] * at[axis]).sum::<f64>() + self.phase).sin()
+    }
 }
 
 /// How the network's grid lies on the case: `source mm = rotation (network mm)`, both from their centres.
 struct View {
     /// Rows of the matrix, `(z, y, x)`; scaling and mirror included.
     matrix: [[f64; 3]; 3],
+    /// What bends the crop before it is turned.
+    waves: Vec<Wave>,
     /// Voxel of the case under the middle of the crop, `(z, y, x)`.
     centre: [f64; 3],
     mirrored: bool,
@@ -118,7 +159,9 @@ impl View {
         for axis in 0..3 {
             centre[axis] += shift[axis] / spacing[axis];
         }
-        Self { matrix, centre, mirrored }
+        let bends = if settings.elastic_mm > 0.0 { WAVES } else { 0 };
+        let waves = (0..bends).map(|_| Wave::draw(settings.elastic_mm, rng)).collect();
+        Self { matrix, waves, centre, mirrored }
     }
 
     fn look(&self, case: &Case, spacing_mm: [f64; 3], shape: [usize; 3]) -> Sample {
@@ -131,6 +174,10 @@ impl View {
                 for ((y, x), value) in plane.indexed_iter_mut() {
                     let offset: [f64; 3] =
                         std::array::from_fn(|a| ([z, y, x][a] as f64 - middle[a]) * spacing_mm[a]);
+                    let offset = self.waves.iter().fold(offset, |bent, wave| {
+                        let height = wave.height(offset);
+                        std::array::from_fn(|a| bent[a] + height * wave.reach_mm[a])
+                    });
                     let at: [f64; 3] = std::array::from_fn(|a| {
                         let mm: f64 = (0..3).map(|b| self.matrix[a][b] * offset[b]).sum();
                         self.centre[a] + mm / source_mm[a]
@@ -297,12 +344,29 @@ mod tests {
         assert!((sample.image[[1, 2, 0]] - normalised(130.0)).abs() < 1e-6);
     }
 
+    /// Bent by up to 2 mm each, the ramp of 100 HU per 3 mm changes by at most 3 waves' worth; and it does change.
+    #[test]
+    fn waves_bend_a_patient_by_no_more_than_their_length() {
+        let settings = AugmentSettings { elastic_mm: 2.0, ..AugmentSettings::NONE };
+        let look = |settings: &AugmentSettings, seed| {
+            let mut rng = rand_pcg::Pcg64::seed_from_u64(seed);
+            draw_sample(&case(), [3.0, 1.0, 2.0], [5, 7, 11], settings, &mut rng).image[[2, 3, 5]]
+        };
+        let straight = look(&AugmentSettings::NONE, 1);
+        let bends: Vec<f32> = (0..20).map(|seed| (look(&settings, seed) - straight).abs()).collect();
+        // Six millimetres along the steepest way: 100 / 3 HU per mm in z, 10 in y, 0.5 in x.
+        let most = normalised(6.0 * 34.9) - normalised(0.0);
+        assert!(bends.iter().all(|bend| *bend <= most), "{bends:?}");
+        assert!(bends.iter().any(|bend| *bend > most / 20.0), "{bends:?}");
+    }
+
     #[test]
     fn the_same_seed_gives_the_same_look() {
         let settings = AugmentSettings {
             rotation_deg: 10.0,
             scaling: 0.1,
             shift_mm: [4.0; 3],
+            elastic_mm: 3.0,
             mirror: 0.5,
             shift_hu: 20.0,
             noise_hu: 10.0,

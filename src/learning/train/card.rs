@@ -77,7 +77,8 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/starter.yaml");
         let recipe = TrainRecipe::read(&path).unwrap();
         let weights = Weights::start(&Preset::starter(), 1);
-        let chosen = Checkpoint { step: 77, seed: 1, validation: None, weights, adam: Adam::default() };
+        let chosen =
+            Checkpoint { step: 77, seed: 1, validation: None, weights, average: None, adam: Adam::default() };
         let dice = [(Organ::Larynx, vec![0.5, 0.0]), (Organ::Mandible, vec![0.75])];
         let text = card(&recipe, &chosen, 3, &Validation { dice: dice.into_iter().collect() });
         for wanted in [

@@ -30,6 +30,8 @@ pub struct Checkpoint {
     pub validation: Option<f32>,
     /// Weights, running statistics included, with their preset.
     pub weights: Weights,
+    /// Running mean of the weights, where the recipe asks for one.
+    pub average: Option<Weights>,
     /// Moments.
     pub adam: Adam,
 }
@@ -78,11 +80,18 @@ struct Entry {
 #[derive(Serialize, Deserialize, Clone, Copy)]
 enum Kind {
     Weight,
+    Average,
     First,
     Second,
 }
 
 impl Checkpoint {
+    /// The weights that are validated and shipped: the running mean where there is one.
+    #[must_use]
+    pub fn shipped(&self) -> &Weights {
+        self.average.as_ref().unwrap_or(&self.weights)
+    }
+
     /// Writes `folder/NAME`, so that at any moment either the old file or the new one is whole.
     ///
     /// # Errors
@@ -140,8 +149,11 @@ impl Checkpoint {
     }
 
     fn tensors(&self) -> impl Iterator<Item = (Kind, &String, &[f32])> {
-        let weights = self.weights.parameters().iter();
-        let weights = weights.map(|p| (Kind::Weight, &p.name, self.weights.values(&p.name)));
+        let sets = [(Kind::Weight, Some(&self.weights)), (Kind::Average, self.average.as_ref())];
+        let weights = sets.into_iter().filter_map(|(kind, set)| Some((kind, set?)));
+        let weights = weights.flat_map(|(kind, set)| {
+            set.parameters().iter().map(move |parameter| (kind, &parameter.name, set.values(&parameter.name)))
+        });
         let moments = self.adam.moments.iter().flat_map(|(name, moments)| {
             [(Kind::First, name, moments.mean.as_slice()), (Kind::Second, name, moments.square.as_slice())]
         });
@@ -184,7 +196,8 @@ impl Checkpoint {
         let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|e| e.to_string())?;
         let (header, mut values) = rest.split_at_checked(length).ok_or("cut short")?;
         let header: Header = serde_json::from_slice(header).map_err(|e| e.to_string())?;
-        let (mut weights, mut first, mut second) = (Tensors::new(), Tensors::new(), Tensors::new());
+        let (mut weights, mut average) = (Tensors::new(), Tensors::new());
+        let (mut first, mut second) = (Tensors::new(), Tensors::new());
         for Entry { kind, name, count } in header.tensors {
             let n_bytes = count.checked_mul(4);
             let (own, others) = n_bytes
@@ -194,6 +207,7 @@ impl Checkpoint {
             let numbers = own.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
             let map = match kind {
                 Kind::Weight => &mut weights,
+                Kind::Average => &mut average,
                 Kind::First => &mut first,
                 Kind::Second => &mut second,
             };
@@ -202,13 +216,15 @@ impl Checkpoint {
         let Header { step, seed, preset, validation, adam_steps, .. } = header;
         let preset = Preset::named(&preset).ok_or_else(|| format!("preset {preset} is not known"))?;
         let weights = Weights::new(&preset, weights).map_err(|e| e.to_string())?;
+        let average = if average.is_empty() { Ok(None) } else { Weights::new(&preset, average).map(Some) };
+        let average = average.map_err(|e| e.to_string())?;
         let mut adam = Adam::default();
         for (name, steps) in adam_steps {
             let moments = first.remove(&name).zip(second.remove(&name));
             let (mean, square) = moments.ok_or_else(|| format!("no moments of {name}"))?;
             adam.moments.insert(name, Moments { steps, mean, square });
         }
-        Ok(Self { step, seed, validation, weights, adam })
+        Ok(Self { step, seed, validation, weights, average, adam })
     }
 }
 
@@ -261,7 +277,8 @@ mod tests {
         let values = |start: f32| (0..count).map(|i| start + 0.1 * f32::from(i)).collect();
         let moments = Moments { steps: 17, mean: values(2.0), square: values(3.0) };
         let adam = Adam { moments: [(name, moments)].into_iter().collect() };
-        Checkpoint { step, seed: 5, validation: Some(0.31), weights, adam }
+        let average = Some(Weights::start(&Preset::starter(), 12));
+        Checkpoint { step, seed: 5, validation: Some(0.31), weights, average, adam }
     }
 
     #[test]

@@ -54,6 +54,16 @@ pub enum TrainError {
         /// Its seed.
         seed: u64,
     },
+    /// `start_from` names weights of another architecture.
+    #[error("start_from {} holds weights of the preset {found}, the recipe's preset is {wanted}: name a checkpoint of that preset", file.display())]
+    StartsFromAnother {
+        /// Which file.
+        file: std::path::PathBuf,
+        /// Its preset.
+        found: &'static str,
+        /// The recipe's.
+        wanted: &'static str,
+    },
     /// A patient cannot be used.
     #[error("a patient cannot be read")]
     Dataset(#[source] DatasetError),

@@ -1,6 +1,6 @@
 //! The whole run: steps, checkpoints, validation, and the model at the end.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -87,12 +87,13 @@ pub fn train(
         Preset::named(&recipe.preset).ok_or_else(|| TrainError::Preset { name: recipe.preset.clone() })?;
     let options = SessionOptions { threads: recipe.threads, provider: Provider::Cpu };
     let begin = match start {
-        Start::Fresh => fresh(&preset, recipe),
+        Start::Fresh => fresh(&preset, recipe)?,
         Start::Resume => resumed(&preset, recipe, report)?,
     };
     let mut held_out = HeldOut::new(recipe, &preset)?;
     let patients = patients(recipe, &preset)?;
     let first = begin.step;
+    let mut average = begin.average;
     let mut trainer = Trainer::new(runtime, options.clone(), recipe.crop, begin.weights, begin.adam)?;
     let samples = patients.read_ahead(first..recipe.steps);
     let started = Instant::now();
@@ -109,34 +110,36 @@ pub fn train(
             Pcg64::seed_from_u64(recipe.seed.wrapping_add(1) ^ step.wrapping_mul(0xD134_2543_DE82_EF95));
         let losses = trainer.step(&sample, &plan, &mut rng)?;
         step += 1;
+        follow(&mut average, &trainer.weights, recipe.optimizer.weight_average);
         let learning_rate = plan.rates.learning_rate;
         report(&Event::Step { step, losses: &losses, learning_rate, case: &sample.name });
         let rhythm = &recipe.rhythm;
         let due = step >= rhythm.validation_from_step && step % rhythm.validation_steps == 0;
         if due {
-            let validation = held_out.measure(&held_out.choosing, runtime, &trainer.weights, &options)?;
+            let state = state(recipe, step, &trainer, average.as_ref());
+            let validation = held_out.measure(&held_out.choosing, runtime, state.shipped(), &options)?;
             report(&Event::Validated { step, validation: &validation });
-            held_out.keep_best(recipe, &state(recipe, step, &trainer), &validation)?;
+            held_out.keep_best(recipe, &state, &validation)?;
         }
         if step % rhythm.checkpoint_steps == 0 {
-            save(recipe, &state(recipe, step, &trainer))?;
+            save(recipe, &state(recipe, step, &trainer, average.as_ref()))?;
         }
     }
     drop(samples);
-    let last = state(recipe, step, &trainer);
+    let last = state(recipe, step, &trainer, average.as_ref());
     save(recipe, &last)?;
     drop(trainer);
     if step > first && step >= recipe.heads.mask_from_step && step % recipe.rhythm.validation_steps != 0 {
-        let validation = held_out.measure(&held_out.choosing, runtime, &last.weights, &options)?;
+        let validation = held_out.measure(&held_out.choosing, runtime, last.shipped(), &options)?;
         report(&Event::Validated { step, validation: &validation });
         held_out.keep_best(recipe, &last, &validation)?;
     }
     let best = recipe.output.join(BEST);
     let chosen = if best.is_file() { Checkpoint::read(&best).map_err(TrainError::Checkpoint)? } else { last };
-    let validation = held_out.measure(&held_out.measuring, runtime, &chosen.weights, &options)?;
+    let validation = held_out.measure(&held_out.measuring, runtime, chosen.shipped(), &options)?;
     let card = card(recipe, &chosen, held_out.measuring.len(), &validation);
     let model = recipe.output.join("model");
-    NewModel::from_weights(&recipe.name, &chosen.weights, chosen.step, card)
+    NewModel::from_weights(&recipe.name, chosen.shipped(), chosen.step, card)
         .store(&model)
         .map_err(TrainError::Model)?;
     Ok(Outcome { steps: step, finished: step >= recipe.steps, model, validation: chosen.validation })
@@ -146,12 +149,47 @@ pub fn train(
 /// fifties, and the shortened gradient leaves nothing for the rest. Source of the habit: Ren et al. 2015, 3.1.3.
 const QUIET_START: f32 = 0.05;
 
-fn fresh(preset: &Preset, recipe: &TrainRecipe) -> Checkpoint {
-    let mut weights = Weights::start(preset, recipe.seed);
+fn fresh(preset: &Preset, recipe: &TrainRecipe) -> Result<Checkpoint, TrainError> {
+    let weights = match &recipe.start_from {
+        Some(file) => started(preset, file)?,
+        None => drawn(preset, recipe.seed),
+    };
+    let adam = Adam::default();
+    Ok(Checkpoint { step: 0, seed: recipe.seed, validation: None, weights, average: None, adam })
+}
+
+/// The weights that the checkpoint of an earlier run would ship.
+fn started(preset: &Preset, file: &Path) -> Result<Weights, TrainError> {
+    let found = Checkpoint::read(file).map_err(TrainError::Checkpoint)?;
+    let weights = found.shipped();
+    if weights.preset() != preset {
+        let (file, found) = (file.to_path_buf(), weights.preset().name);
+        return Err(TrainError::StartsFromAnother { file, found, wanted: preset.name });
+    }
+    Ok(weights.clone())
+}
+
+fn drawn(preset: &Preset, seed: u64) -> Weights {
+    let mut weights = Weights::start(preset, seed);
     for layer in ["proposal.logits", "proposal.deltas", "refinement.classes", "refinement.boxes"] {
         weights.values_mut(&format!("{layer}.weight")).iter_mut().for_each(|w| *w *= QUIET_START);
     }
-    Checkpoint { step: 0, seed: recipe.seed, validation: None, weights, adam: Adam::default() }
+    weights
+}
+
+/// Moves the running mean towards the weights, `keep` of it staying. Source: Polyak and Juditsky 1992 in the exponential form of Tarvainen and Valpola 2017.
+fn follow(average: &mut Option<Weights>, weights: &Weights, keep: f32) {
+    if keep <= 0.0 {
+        return;
+    }
+    let Some(mean) = average else {
+        *average = Some(weights.clone());
+        return;
+    };
+    for parameter in weights.parameters() {
+        let towards = mean.values_mut(&parameter.name).iter_mut().zip(weights.values(&parameter.name));
+        towards.for_each(|(mean, now)| *mean += (1.0 - keep) * (now - *mean));
+    }
 }
 
 fn resumed(
@@ -170,9 +208,9 @@ fn resumed(
     Ok(found)
 }
 
-fn state(recipe: &TrainRecipe, step: u64, trainer: &Trainer) -> Checkpoint {
+fn state(recipe: &TrainRecipe, step: u64, trainer: &Trainer, average: Option<&Weights>) -> Checkpoint {
     let (weights, adam) = (trainer.weights.clone(), trainer.adam.clone());
-    Checkpoint { step, seed: recipe.seed, validation: None, weights, adam }
+    Checkpoint { step, seed: recipe.seed, validation: None, weights, average: average.cloned(), adam }
 }
 
 fn save(recipe: &TrainRecipe, state: &Checkpoint) -> Result<(), TrainError> {
@@ -227,6 +265,7 @@ fn patients(recipe: &TrainRecipe, preset: &Preset) -> Result<Patients, TrainErro
             rotation_deg: a.rotation_deg,
             scaling: a.scaling,
             shift_mm: a.shift_mm,
+            elastic_mm: a.elastic_mm,
             mirror: a.mirror,
             shift_hu: a.shift_hu,
             noise_hu: a.noise_hu,
@@ -288,5 +327,45 @@ impl HeldOut {
         let best = Checkpoint { validation: self.best, ..state.clone() };
         best.write(&recipe.output, BEST).map_err(TrainError::Checkpoint)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// From a mean of a to weights of b with 3 / 4 kept: 3 a / 4 + b / 4, then once more.
+    #[test]
+    fn the_mean_follows_the_weights() {
+        let name = "stage2.0.first.norm.scale";
+        let weights = |value: f32| {
+            let mut weights = Weights::start(&Preset::starter(), 3);
+            weights.values_mut(name).fill(value);
+            weights
+        };
+        let mut average = None;
+        follow(&mut average, &weights(8.0), 0.75);
+        follow(&mut average, &weights(4.0), 0.75);
+        assert!((average.as_ref().unwrap().values(name)[1] - 7.0).abs() < 1e-6);
+        follow(&mut average, &weights(-1.0), 0.75);
+        assert!((average.as_ref().unwrap().values(name)[1] - 5.0).abs() < 1e-6);
+        let mut none = None;
+        follow(&mut none, &weights(4.0), 0.0);
+        assert!(none.is_none());
+    }
+
+    #[test]
+    fn a_run_starts_from_the_mean_of_another_and_refuses_another_architecture() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/starter.yaml");
+        let mut recipe = TrainRecipe::read(&path).unwrap();
+        let (weights, mean) = (Weights::start(&Preset::starter(), 3), Weights::start(&Preset::starter(), 4));
+        let average = Some(mean.clone());
+        let earlier =
+            Checkpoint { step: 9, seed: 1, validation: None, weights, average, adam: Adam::default() };
+        recipe.start_from = Some(earlier.write(dir.path(), BEST).unwrap());
+        assert_eq!(fresh(&Preset::starter(), &recipe).unwrap().weights, mean);
+        let error = fresh(&Preset::reference(), &recipe).unwrap_err().to_string();
+        assert!(error.contains("holds weights of the preset starter"), "{error}");
     }
 }

@@ -459,8 +459,14 @@ mod tests {
         let mut first = trainer(runtime, start(), Adam::default());
         take(&mut first, 0..2);
         let dir = tempfile::tempdir().unwrap();
-        let state =
-            Checkpoint { step: 2, seed: 5, validation: None, weights: first.weights, adam: first.adam };
+        let state = Checkpoint {
+            step: 2,
+            seed: 5,
+            validation: None,
+            weights: first.weights,
+            average: None,
+            adam: first.adam,
+        };
         let state = Checkpoint::read(&state.write(dir.path(), "x.checkpoint").unwrap()).unwrap();
         let mut second = trainer(runtime, state.weights, state.adam);
         assert_eq!(take(&mut second, 2..4), all[2..]);
