@@ -337,7 +337,7 @@ mod tests {
     /// From a mean of a to weights of b with 3 / 4 kept: 3 a / 4 + b / 4, then once more.
     #[test]
     fn the_mean_follows_the_weights() {
-        let name = "stage2.0.first.norm.scale";
+        let name = "proposal.logits.bias";
         let weights = |value: f32| {
             let mut weights = Weights::start(&Preset::starter(), 3);
             weights.values_mut(name).fill(value);
