@@ -164,6 +164,12 @@ pub struct TrainArgs {
     /// Go on from the last checkpoint.
     #[arg(long)]
     pub resume: bool,
+    /// Stop after this step, with a checkpoint, as Ctrl-C would.
+    #[arg(long, value_name = "STEP", conflicts_with = "dry_run")]
+    pub until: Option<u64>,
+    /// Check recipe and patients, reckon the memory, and train nothing.
+    #[arg(long, conflicts_with = "resume")]
+    pub dry_run: bool,
 }
 
 /// `oarlock evaluate`.

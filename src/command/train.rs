@@ -9,17 +9,21 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::TrainArgs;
-use crate::learning::train::{Event, Start, train};
+use crate::learning::train::{Event, Start, prospect, train};
 use crate::settings::TrainRecipe;
 
 /// Runs the command.
 pub(super) fn run(args: TrainArgs, runtime: &RuntimeChoice) -> CommandResult {
     let recipe = TrainRecipe::read(&args.config)?;
+    if args.dry_run {
+        say(prospect(&recipe)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     let runtime = super::start_runtime(runtime)?;
     let stop = stop_on_ctrl_c()?;
     let start = if args.resume { Start::Resume } else { Start::Fresh };
     let mut screen = Screen::new(&recipe);
-    let outcome = train(&recipe, runtime, start, &stop, &mut |event| screen.show(event));
+    let outcome = train(&recipe, runtime, start, args.until, &stop, &mut |event| screen.show(event));
     screen.bar.finish_and_clear();
     let outcome = outcome?;
     let validation =

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
+use super::memory;
 use super::onnx::{
     AttributeProto, DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, Side,
     StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
@@ -168,6 +169,16 @@ impl GraphBuilder {
     /// The name of a tensor in the file.
     pub(crate) fn name(&self, tensor: Tensor) -> &str {
         &self.tensors[tensor.0].0
+    }
+
+    /// The most bytes that the values of one run need at a time; see [`super::memory`].
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        let sizes = self.tensors.iter().map(|(name, shape)| {
+            let elements: usize = shape.iter().product();
+            (name.as_str(), 4 * elements as u64)
+        });
+        let kept: Vec<&str> = self.graph.output.iter().map(|door| door.name.as_str()).collect();
+        memory::peak(&self.graph.node, &sizes.collect(), &kept)
     }
 
     /// The bytes of the model file.

@@ -10,6 +10,7 @@ mod description;
 mod flat;
 mod layers;
 mod losses;
+mod memory;
 mod onnx;
 mod operators;
 pub mod preset;

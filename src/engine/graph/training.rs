@@ -32,6 +32,8 @@ pub struct TrainingGraph {
     pub trained: Vec<String>,
     /// The running statistics `s` for which it gives the new value, the output `running.s`.
     pub running: Vec<String>,
+    /// The most bytes that its values need at a time, from shapes alone.
+    pub peak_bytes: u64,
 }
 
 /// The trunk in training: input `image` `(1, 1, D, H, W)` and weights; outputs `f2`, `f4`, `f8`, `logits`, `deltas` as
@@ -159,7 +161,8 @@ fn finish(
             layers.graph.output(&format!("grad.{name}"), gradient);
         }
     }
-    TrainingGraph { bytes: layers.graph.finish(), weights, trained, running: Vec::new() }
+    let peak_bytes = layers.graph.peak_bytes();
+    TrainingGraph { bytes: layers.graph.finish(), weights, trained, running: Vec::new(), peak_bytes }
 }
 
 #[cfg(test)]
@@ -192,6 +195,19 @@ mod tests {
         let loss = losses.iter().map(|loss| out.scalar(loss).unwrap()).sum();
         let of = |name: &String| out.view(&format!("grad.{name}")).unwrap().iter().copied().collect();
         (loss, graph.trained.iter().map(|name| (name.clone(), of(name))).collect())
+    }
+
+    /// Tang et al. 2019 trained on crops of 160 x 240 x 240 voxels on a card of 11 GB; see docs/method.md for what a
+    /// library adds.
+    #[test]
+    fn the_reference_trains_within_eleven_gigabytes() {
+        let preset = Preset::reference();
+        let trunk = backbone_step(&preset, [160, 240, 240]).peak_bytes;
+        let mask = mask_step(&preset, [96, 144, 144]).peak_bytes;
+        // Weights, their mean, two moments and gradients, four bytes each.
+        let state = 5 * 4 * Weights::start(&preset, 1).count() as u64;
+        assert!(trunk > 160 * 240 * 240 * 4 * 32, "{trunk}");
+        assert!(trunk.max(mask) + state < 11_000_000_000, "{trunk} {mask} {state}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod gradients;
 mod losses;
 mod patients;
 mod proposal_targets;
+mod prospect;
 mod run;
 mod scatter;
 mod step;
@@ -19,6 +20,7 @@ mod validation;
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use gradients::Tensors;
 pub use losses::Losses;
+pub use prospect::{Prospect, prospect};
 pub use run::{Event, Outcome, Start, train};
 pub use validation::Validation;
 
@@ -63,6 +65,16 @@ pub enum TrainError {
         found: &'static str,
         /// The recipe's.
         wanted: &'static str,
+    },
+    /// Patients that cannot be used, found before the first step.
+    #[error(
+        "{} patients cannot be used, nothing was trained; repair them or take them out of the source:\n{}",
+        broken.len(),
+        broken.join("\n")
+    )]
+    BrokenPatients {
+        /// What is wrong with each.
+        broken: Vec<String>,
     },
     /// A patient cannot be used.
     #[error("a patient cannot be read")]

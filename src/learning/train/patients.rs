@@ -3,9 +3,11 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use ndarray::parallel::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
+use super::TrainError;
 use crate::learning::dataset::{
     AugmentSettings, DatasetError, LabelAtlas, OpenKbpPatient, Sample, draw_sample,
 };
@@ -47,12 +49,36 @@ impl Patients {
         Ok(draw_sample(&case, self.spacing_mm, self.crop, &self.augment, &mut rng))
     }
 
+    /// Reads every real patient once, several at a time.
+    ///
+    /// # Errors
+    /// [`TrainError::BrokenPatients`] with all that cannot be used.
+    pub(super) fn check(&self) -> Result<(), TrainError> {
+        let broken: Vec<String> = self
+            .real
+            .par_iter()
+            .filter_map(|patient| patient.read().err())
+            .map(|error| error_chain(&error))
+            .collect();
+        if broken.is_empty() { Ok(()) } else { Err(TrainError::BrokenPatients { broken }) }
+    }
+
     /// Starts reading the samples of `steps` in order.
     pub(super) fn read_ahead(self, steps: std::ops::Range<u64>) -> ReadAhead {
         let (sender, receiver) = sync_channel(AHEAD);
         let thread = std::thread::spawn(move || send_all(&self, steps, &sender));
         ReadAhead { receiver: Some(receiver), thread: Some(thread) }
     }
+}
+
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }
 
 fn send_all(

@@ -72,14 +72,16 @@ const BEST: &str = "best.checkpoint";
 /// Checkpoints that are kept besides the best one.
 const KEPT: usize = 2;
 
-/// Trains by the recipe until its steps or its time are over, or `stop` is set; then stores the best weights as a model.
+/// Trains by the recipe until its steps or its time are over, step `until` is done, or `stop` is set; then stores the
+/// best weights as a model. Every patient is read once before the first step.
 ///
 /// # Errors
-/// [`TrainError`]; the last checkpoint stays good whatever happens.
+/// [`TrainError`]; the last checkpoint stays good whatever happens, and a step that fails leaves one of its own.
 pub fn train(
     recipe: &TrainRecipe,
     runtime: Runtime,
     start: Start,
+    until: Option<u64>,
     stop: &AtomicBool,
     report: &mut dyn FnMut(&Event<'_>),
 ) -> Result<Outcome, TrainError> {
@@ -92,27 +94,37 @@ pub fn train(
     };
     let mut held_out = HeldOut::new(recipe, &preset)?;
     let patients = patients(recipe, &preset)?;
+    patients.check()?;
     let first = begin.step;
+    let last_step = until.map_or(recipe.steps, |until| until.min(recipe.steps));
     let mut average = begin.average;
     let mut trainer = Trainer::new(runtime, options.clone(), recipe.crop, begin.weights, begin.adam)?;
-    let samples = patients.read_ahead(first..recipe.steps);
+    let samples = patients.read_ahead(first..last_step);
     let started = Instant::now();
     let over = || {
         let late = recipe.time_limit_s.is_some_and(|limit| started.elapsed() >= Duration::from_secs(limit));
         late || stop.load(Ordering::Relaxed)
     };
     let mut step = first;
-    while step < recipe.steps && !over() {
+    while step < last_step && !over() {
         let Some(sample) = samples.next() else { break };
-        let sample = sample.map_err(TrainError::Dataset)?;
         let plan = plan(recipe, step);
         let mut rng =
             Pcg64::seed_from_u64(recipe.seed.wrapping_add(1) ^ step.wrapping_mul(0xD134_2543_DE82_EF95));
-        let losses = trainer.step(&sample, &plan, &mut rng)?;
+        let taken = sample
+            .map_err(TrainError::Dataset)
+            .and_then(|sample| Ok((trainer.step(&sample, &plan, &mut rng)?, sample.name)));
+        let (losses, case) = match taken {
+            Ok(taken) => taken,
+            Err(error) => {
+                save(recipe, &state(recipe, step, &trainer, average.as_ref()))?;
+                return Err(error);
+            }
+        };
         step += 1;
         follow(&mut average, &trainer.weights, recipe.optimizer.weight_average);
         let learning_rate = plan.rates.learning_rate;
-        report(&Event::Step { step, losses: &losses, learning_rate, case: &sample.name });
+        report(&Event::Step { step, losses: &losses, learning_rate, case: &case });
         let rhythm = &recipe.rhythm;
         let due = step >= rhythm.validation_from_step && step % rhythm.validation_steps == 0;
         if due {
@@ -246,7 +258,7 @@ fn learning_rate(recipe: &TrainRecipe, step: u64) -> f64 {
     optimizer.learning_rate * rise * (LOWEST + (1.0 - LOWEST) * (1.0 + cosine) / 2.0)
 }
 
-fn patients(recipe: &TrainRecipe, preset: &Preset) -> Result<Patients, TrainError> {
+pub(super) fn patients(recipe: &TrainRecipe, preset: &Preset) -> Result<Patients, TrainError> {
     let sources = &recipe.sources;
     let real = match &sources.open_kbp_train {
         Some(part) if sources.open_kbp_share > 0.0 => list_open_kbp(part).map_err(TrainError::Dataset)?,

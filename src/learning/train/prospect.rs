@@ -1,0 +1,90 @@
+//! What a run would be, without running it.
+
+use std::fmt;
+
+use super::TrainError;
+use super::run::patients;
+use crate::engine::graph::{Preset, Weights, training};
+use crate::settings::TrainRecipe;
+
+/// What a recipe asks for; its text is for a person.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prospect {
+    preset: &'static str,
+    n_weights: usize,
+    n_real: usize,
+    n_atlases: usize,
+    crop: [usize; 3],
+    trunk_bytes: u64,
+    mask_sides: [usize; 3],
+    mask_bytes: u64,
+    state_bytes: u64,
+}
+
+/// Reads all patients of a recipe and reckons the memory of its steps from the shapes of its graphs.
+///
+/// # Errors
+/// [`TrainError`] where the preset is unknown or patients cannot be used.
+pub fn prospect(recipe: &TrainRecipe) -> Result<Prospect, TrainError> {
+    let preset =
+        Preset::named(&recipe.preset).ok_or_else(|| TrainError::Preset { name: recipe.preset.clone() })?;
+    let patients = patients(recipe, &preset)?;
+    patients.check()?;
+    let n_weights = Weights::start(&preset, recipe.seed).count();
+    let mask_sides = largest_mask_box(recipe.heads.largest_mask_box, recipe.crop);
+    // Weights, their mean, two moments and gradients.
+    let copies = 4 + usize::from(recipe.optimizer.weight_average > 0.0);
+    Ok(Prospect {
+        preset: preset.name,
+        n_weights,
+        n_real: patients.real.len(),
+        n_atlases: patients.atlases.len(),
+        crop: recipe.crop,
+        trunk_bytes: training::backbone_step(&preset, recipe.crop).peak_bytes,
+        mask_sides,
+        mask_bytes: training::mask_step(&preset, mask_sides).peak_bytes,
+        state_bytes: (copies * 4 * n_weights) as u64,
+    })
+}
+
+/// A box in proportion to the crop, of at most so many voxels, its sides multiples of eight.
+fn largest_mask_box(voxels: usize, crop: [usize; 3]) -> [usize; 3] {
+    let mut sides = [8; 3];
+    loop {
+        let grown = (0..3).filter(|axis| sides[*axis] + 8 <= crop[*axis]);
+        // The side that is shortest against its crop grows first.
+        let next = grown.min_by_key(|axis| sides[*axis] * 10_000 / crop[*axis]);
+        let Some(axis) = next else { return sides };
+        let mut larger = sides;
+        larger[axis] += 8;
+        if larger.iter().product::<usize>() > voxels {
+            return sides;
+        }
+        sides = larger;
+    }
+}
+
+impl fmt::Display for Prospect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mb = |bytes: u64| bytes.div_ceil(1_000_000);
+        writeln!(f, "{} with {} weights", self.preset, self.n_weights)?;
+        writeln!(f, "{} patients read without fault, {} atlases", self.n_real, self.n_atlases)?;
+        writeln!(f, "memory, from the shapes of the graphs alone:")?;
+        writeln!(f, "  {:>6} MB  trunk's step on {:?} voxels (z, y, x)", mb(self.trunk_bytes), self.crop)?;
+        writeln!(f, "  {:>6} MB  mask head's step on a box of {:?}", mb(self.mask_bytes), self.mask_sides)?;
+        writeln!(f, "  {:>6} MB  weights, gradients, moments", mb(self.state_bytes))?;
+        let least = self.trunk_bytes.max(self.mask_bytes) + self.state_bytes;
+        write!(f, "  {:>6} MB  at least, beside what the library's kernels take", mb(least))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_box_fills_its_voxels_and_fits_the_crop() {
+        assert_eq!(largest_mask_box(130_000, [96, 80, 96]), [56, 48, 48]);
+        assert_eq!(largest_mask_box(10_000_000, [96, 80, 96]), [96, 80, 96]);
+    }
+}
