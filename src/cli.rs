@@ -184,6 +184,9 @@ pub struct EvaluateArgs {
     /// Leave out this many cases at the start, such as those that training looked at to choose its checkpoint.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub skip: usize,
+    /// Measure against drawings that are not believed too: OpenKBP holds cords of half a litre.
+    #[arg(long)]
+    pub as_drawn: bool,
     /// Look at this many cases only.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,

@@ -120,7 +120,7 @@ pub(super) fn run(args: DemoArgs, runtime: &RuntimeChoice) -> CommandResult {
         say(format_args!("   the model did not find: {}", missing.join(", ")));
     }
 
-    let truth = truth.map(|_| HeldOut::Dicom(out.join("phantom")).read(&template)).transpose()?;
+    let truth = truth.map(|_| HeldOut::Dicom(out.join("phantom")).read(&template, true)).transpose()?;
     let volume = match &truth {
         Some(case) => case.volume.clone(),
         None => HuVolume::read(&series)?,

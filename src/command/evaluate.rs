@@ -32,11 +32,17 @@ pub(super) fn run(args: EvaluateArgs, runtime: &RuntimeChoice) -> CommandResult 
     let bar = bar(cases.len());
     let mut by_organ: BTreeMap<Organ, Vec<Comparison>> = BTreeMap::new();
     let mut by_case = Vec::new();
+    let mut left_out = Vec::new();
     let mut n_failed = 0;
     for case in &cases {
         let name = case.name();
         bar.set_message(name.clone());
-        let compared = case.read(&template).and_then(|truth| compare_case(&mut model, &truth));
+        let truth = case.read(&template, args.as_drawn);
+        let doubted = truth.iter().flat_map(|truth| truth.set_aside.iter());
+        let doubted: Vec<String> = doubted
+            .map(|(organ, doubt)| format!("{name}: {} left out: {doubt}", organ.paper_name()))
+            .collect();
+        let compared = truth.and_then(|truth| compare_case(&mut model, &truth));
         let line = match &compared {
             Ok(found) => {
                 let dice: Vec<f64> = found.values().filter_map(|c| c.dice).collect();
@@ -51,11 +57,14 @@ pub(super) fn run(args: EvaluateArgs, runtime: &RuntimeChoice) -> CommandResult 
                 format!("{name}: not evaluated: {}", with_causes(error.as_ref()))
             }
         };
-        if bar.is_hidden() && !args.json {
-            say(&line);
-        } else {
-            bar.println(line);
+        for line in doubted.iter().chain([&line]) {
+            if bar.is_hidden() && !args.json {
+                say(line);
+            } else {
+                bar.println(line);
+            }
         }
+        left_out.extend(doubted);
         for (organ, comparison) in compared.iter().flatten() {
             by_organ.entry(*organ).or_default().push(*comparison);
         }
@@ -80,7 +89,7 @@ pub(super) fn run(args: EvaluateArgs, runtime: &RuntimeChoice) -> CommandResult 
             })
             .collect();
         let provider = model.network.provider().to_string();
-        let report = json!({ "model": model.name, "fingerprint": model.fingerprint, "provider": provider, "organs": organs, "cases": cases });
+        let report = json!({ "model": model.name, "fingerprint": model.fingerprint, "provider": provider, "organs": organs, "cases": cases, "left_out": left_out });
         say(serde_json::to_string_pretty(&report)?);
     } else {
         say(format_args!("model {} ({}) on {}", model.name, model.fingerprint, model.network.provider()));

@@ -148,6 +148,35 @@ impl Organ {
         self.partner().unwrap_or(self)
     }
 
+    /// Lowest and highest volume of grown patients, cm3; `None` where no source tells.
+    ///
+    /// Source: volumes that public structure sets hold and the literature names, widened; they find blunders, not illness.
+    #[must_use]
+    pub fn volume_range_cm3(self) -> Option<(f64, f64)> {
+        Some(match self {
+            Self::BrachialPlexus | Self::SpinalCord => (5.0, 60.0),
+            Self::BrainStem => (12.0, 45.0),
+            Self::EyeL | Self::EyeR => (4.0, 13.0),
+            Self::Hypophysis | Self::OpticChiasm => (0.1, 1.8),
+            Self::Larynx => (12.0, 80.0),
+            Self::LensL | Self::LensR => (0.05, 0.9),
+            Self::Mandible => (30.0, 130.0),
+            Self::OpticNerveL | Self::OpticNerveR => (0.2, 2.2),
+            Self::OralCavity => (40.0, 220.0),
+            Self::ParotidL | Self::ParotidR => (8.0, 75.0),
+            Self::SmgL | Self::SmgR => (2.0, 20.0),
+            Self::Thyroid => (4.0, 60.0),
+            Self::TmjL | Self::TmjR => (0.4, 7.0),
+            Self::Trachea => (5.0, 70.0),
+            Self::ConstrictorNaris
+            | Self::EarL
+            | Self::EarR
+            | Self::SublingualGland
+            | Self::TemporalLobeL
+            | Self::TemporalLobeR => return None,
+        })
+    }
+
     /// The name in the paper, for reports and progress; ROI names come from the structure template.
     #[must_use]
     pub fn paper_name(self) -> &'static str {

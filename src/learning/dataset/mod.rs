@@ -10,6 +10,7 @@ mod error;
 mod nifti_volume;
 mod open_kbp;
 mod organ_set;
+mod plausible;
 
 pub use atlas::{LabelAtlas, N_TISSUES};
 pub use augment::{AugmentSettings, Sample, draw_sample, whole_sample};
@@ -17,3 +18,4 @@ pub use case::Case;
 pub use error::DatasetError;
 pub use open_kbp::{OpenKbpPatient, list_open_kbp};
 pub use organ_set::OrganSet;
+pub use plausible::{Doubt, doubts};

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use ndarray::{Array3, s};
 
 use super::nifti_volume::{grid_of, layout, read_volume};
+use super::plausible::doubts;
 use super::{Case, DatasetError, OrganSet};
 use crate::vocabulary::organ::Organ;
 use crate::vocabulary::space::{Grid, PatientPoint};
@@ -89,11 +90,24 @@ fn patient_of_line(
 }
 
 impl OpenKbpPatient {
-    /// Reads CT and masks, cut to the slices that have CT and to the body in plane.
+    /// Reads CT and masks, cut to the slices that have CT and to the body in plane. An organ whose drawing is not
+    /// believed ([`doubts`]) counts as not annotated.
     ///
     /// # Errors
     /// [`DatasetError`] when a file is missing or broken, the axes are others, or the slices are not there.
     pub fn read(&self) -> Result<Case, DatasetError> {
+        let mut case = self.read_as_drawn()?;
+        for (organ, _) in doubts(&case) {
+            case.annotated = case.annotated.without(organ);
+        }
+        Ok(case)
+    }
+
+    /// As [`Self::read`], with every drawing.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_as_drawn(&self) -> Result<Case, DatasetError> {
         let ct_path = self.folder.join("ct_raw.nii.gz");
         let (raw, header) = read_volume(&ct_path)?;
         let labels_path = self.folder.join("labels.nii.gz");

@@ -48,6 +48,12 @@ impl OrganSet {
         Self(self.0 | other.0)
     }
 
+    /// The set less one organ.
+    #[must_use]
+    pub fn without(self, organ: Organ) -> Self {
+        Self(self.0 & !Self::of(organ).0)
+    }
+
     /// What both sets hold.
     #[must_use]
     pub const fn intersection(self, other: Self) -> Self {

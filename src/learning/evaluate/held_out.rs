@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ndarray::Zip;
 
-use crate::learning::dataset::{OpenKbpPatient, OrganSet, list_open_kbp};
+use crate::learning::dataset::{Doubt, OpenKbpPatient, OrganSet, doubts, list_open_kbp};
 use crate::pipeline::contours::fill;
 use crate::pipeline::rtstruct;
 use crate::pipeline::series::{AsideReason, CtSeries, FoundSeries};
@@ -31,6 +31,8 @@ pub struct TruthCase {
     pub volume: HuVolume,
     /// The organs that somebody drew, on the CT's grid; an organ that is not here says nothing.
     pub truth: BTreeMap<Organ, RegionMask>,
+    /// Drawings that are not believed and therefore not in `truth`.
+    pub set_aside: Vec<(Organ, Doubt)>,
 }
 
 /// Why there are no cases in a folder.
@@ -106,21 +108,23 @@ impl HeldOut {
         }
     }
 
-    /// Reads CT and truth.
+    /// Reads CT and truth; with `as_drawn` also drawings of OpenKBP that are not believed.
     ///
     /// # Errors
     /// Files that are missing, broken or refused; no truth; no ROI with a name that the template knows.
-    pub fn read(&self, template: &StructureTemplate) -> Result<TruthCase, Failure> {
+    pub fn read(&self, template: &StructureTemplate, as_drawn: bool) -> Result<TruthCase, Failure> {
         match self {
             Self::OpenKbp(patient) => {
-                let case = patient.read()?;
-                let truth = case.annotated.iter().map(|organ| {
+                let case = patient.read_as_drawn()?;
+                let set_aside = if as_drawn { Vec::new() } else { doubts(&case) };
+                let believed = |organ: &Organ| set_aside.iter().all(|(doubted, _)| doubted != organ);
+                let truth = case.annotated.iter().filter(believed).map(|organ| {
                     let bit = OrganSet::of(organ).bits();
                     let whole = Zip::from(&case.organs).map_collect(|bits| bits & bit != 0);
                     (organ, RegionMask::from_whole(whole.view()))
                 });
                 let truth = truth.filter(|(_, mask)| mask.n_voxels() > 0).collect();
-                Ok(TruthCase { volume: HuVolume { hu: case.hu, grid: case.grid }, truth })
+                Ok(TruthCase { volume: HuVolume { hu: case.hu, grid: case.grid }, truth, set_aside })
             }
             Self::Dicom(folder) => read_dicom(folder, template),
         }
@@ -153,5 +157,5 @@ fn read_dicom(folder: &Path, template: &StructureTemplate) -> Result<TruthCase, 
         let names: Vec<&str> = rois.iter().map(|(name, _)| name.as_str()).collect();
         return Err(HeldOutError::Names { path: path.clone(), found: names.join(", ") }.into());
     }
-    Ok(TruthCase { volume: HuVolume::read(&series)?, truth })
+    Ok(TruthCase { volume: HuVolume::read(&series)?, truth, set_aside: Vec::new() })
 }
