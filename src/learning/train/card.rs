@@ -14,9 +14,13 @@ pub(super) fn card(
     n_patients: usize,
     validation: &Validation,
 ) -> String {
+    let began = recipe.start_from.as_ref();
+    let began =
+        began.map_or_else(String::new, |file| format!(" It began with the weights of {}.", file.display()));
     let mut text = format!(
         "# {}\n\nUa-Net (Tang et al. 2019), preset `{}`, made by `oarlock train` alone.\n\
-         {} training steps, each of one crop of {:?} voxels (z, y, x) of a patient drawn at random, seed {}.\n\n## Trained on\n\n",
+         {} training steps, each of one crop of {:?} voxels (z, y, x) of a patient drawn at random, seed {}.{began}\n\n\
+         ## Trained on\n\n",
         recipe.name, recipe.preset, chosen.step, recipe.crop, chosen.seed
     );
     for notice in &recipe.notices {
