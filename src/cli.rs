@@ -292,6 +292,29 @@ pub enum RuntimeAction {
     },
 }
 
+/// `oarlock model import`.
+#[derive(Debug, Args)]
+pub struct ModelImportArgs {
+    /// The checkpoint.
+    #[arg(value_name = "CKPT", required_unless_present = "list")]
+    pub checkpoint: Option<PathBuf>,
+    /// What the model will be called: small letters, digits, hyphens.
+    #[arg(long, value_name = "NAME", required_unless_present = "list")]
+    pub name: Option<String>,
+    /// Print names, sides and types of a checkpoint, and import nothing.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["checkpoint", "name"])]
+    pub list: Option<PathBuf>,
+    /// A table of names instead of the published network's; see config/published-uanet.yaml.
+    #[arg(long, value_name = "FILE")]
+    pub map: Option<PathBuf>,
+    /// Licence and source of the checkpoint, for the model card.
+    #[arg(long, value_name = "TEXT")]
+    pub licence: Option<String>,
+    /// Folder of models to put it in, instead of the user's.
+    #[arg(long, value_name = "DIR")]
+    pub into: Option<PathBuf>,
+}
+
 /// `oarlock model`.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
@@ -303,6 +326,8 @@ pub struct ModelArgs {
 /// What to do with the models.
 #[derive(Debug, Subcommand)]
 pub enum ModelAction {
+    /// Take over a published Ua-Net checkpoint: a PyTorch file (either format) or safetensors. Nothing in it is executed.
+    Import(ModelImportArgs),
     /// Names, presets and hashes.
     List,
     /// The model card.

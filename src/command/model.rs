@@ -4,9 +4,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::{CommandResult, RuntimeChoice, say};
-use crate::cli::{ModelAction, ModelArgs};
+use crate::cli::{ModelAction, ModelArgs, ModelImportArgs};
 use crate::engine::graph::preset::{COARSE_STRIDE, INPUT_MULTIPLE};
 use crate::engine::graph::{Preset, Weights, flat};
+use crate::learning::model::import::{CheckpointFile, NameTable, transfer};
 use crate::learning::model::{ModelRegistry, NewModel};
 
 /// Runs the command.
@@ -19,6 +20,7 @@ pub(super) fn run(args: ModelArgs, _runtime: &RuntimeChoice) -> CommandResult {
             say(format_args!("fingerprint {}", model.fingerprint()));
             Ok(ExitCode::SUCCESS)
         }
+        ModelAction::Import(args) => import(args),
         ModelAction::Graphs { preset, output, seed } => graphs(&preset, &output, seed),
     }
 }
@@ -36,6 +38,53 @@ fn list() -> CommandResult {
             say(format_args!("    {}  {}", graph.sha256, graph.file));
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Takes over a checkpoint, or lists what is in one.
+fn import(args: ModelImportArgs) -> CommandResult {
+    let table = args.map.as_deref().map_or_else(|| Ok(NameTable::published()), NameTable::read)?;
+    if let Some(path) = &args.list {
+        let file = CheckpointFile::open(path, &table.state)?;
+        say(format_args!("{}: {}, {} tensors", path.display(), file.format, file.tensors.len()));
+        for tensor in &file.tensors {
+            say(format_args!("{:48} {:5} {:?}", tensor.name, tensor.elements.to_string(), tensor.shape));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (Some(path), Some(name)) = (args.checkpoint, args.name) else {
+        return Err("name the checkpoint and, with --name, the model".into());
+    };
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if name.is_empty() || !name.chars().all(plain) {
+        return Err(format!("--name {name}: small letters, digits and hyphens are allowed").into());
+    }
+    if ModelRegistry::usual().list()?.iter().any(|model| model.entry.name == name) {
+        return Err(format!("there is a model {name} already: choose another --name").into());
+    }
+    let folder = args.into.or_else(ModelRegistry::of_user);
+    let folder = folder.ok_or("this user has no data folder: say where models lie with --into DIR")?;
+    let file = CheckpointFile::open(&path, &table.state)?;
+    let weights = transfer(&file, &table)?;
+    let licence = args.licence.unwrap_or_else(|| {
+        "Not stated when it was imported. The published Ua-Net checkpoints are for non-commercial research only.".to_owned()
+    });
+    let card = format!(
+        "# {name}\n\nPreset `{}`, {} weights taken over from `{}` ({}). Trained by others, on data that this program never saw.\n\n\
+         ## Licence\n\n{licence}\n\n## What it must not be used for\n\nIt must not be used for treatment, for planning, or for any \
+         decision about a patient before a clinic has commissioned it. Compare it with the original by `oarlock model verify`.\n",
+        weights.preset().name,
+        weights.count(),
+        path.file_name().unwrap_or_default().to_string_lossy(),
+        file.format,
+    );
+    let preset = weights.preset().name;
+    let count = weights.count();
+    let model = NewModel::from_weights(&name, &weights, 0, card);
+    drop(weights);
+    model.store(&folder)?;
+    say(format_args!("{name}: preset {preset}, {count} weights, in {}", folder.display()));
+    say("compare it with the original before anything else: `oarlock model verify`");
     Ok(ExitCode::SUCCESS)
 }
 

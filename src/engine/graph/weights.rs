@@ -114,6 +114,12 @@ impl Weights {
         Self { preset: preset.clone(), parameters, values }
     }
 
+    /// Every tensor that a preset needs, in the network's order.
+    #[must_use]
+    pub fn needed(preset: &Preset) -> Vec<Parameter> {
+        uanet::parameters(preset)
+    }
+
     /// Weights by name, each in C order.
     ///
     /// # Errors

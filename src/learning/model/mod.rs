@@ -4,6 +4,7 @@
 //! hashes that the manifest states.
 
 mod from_weights;
+pub mod import;
 mod registry;
 mod shipped;
 mod store;

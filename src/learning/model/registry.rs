@@ -49,10 +49,15 @@ impl ModelRegistry {
     /// The usual places: `models/` in the user's data folder, `onnx/` beside the executable, the shipped models.
     #[must_use]
     pub fn usual() -> Self {
-        let of_user =
-            directories::ProjectDirs::from("", "", "oarlock").map(|dirs| dirs.data_dir().join("models"));
+        let of_user = Self::of_user();
         let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join("onnx")));
         Self { folders: of_user.into_iter().chain(beside).collect() }
+    }
+
+    /// The folder of models in the user's data folder, if this user has one; it need not be there yet.
+    #[must_use]
+    pub fn of_user() -> Option<PathBuf> {
+        directories::ProjectDirs::from("", "", "oarlock").map(|dirs| dirs.data_dir().join("models"))
     }
 
     /// Only this folder and the shipped models after it.
