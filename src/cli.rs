@@ -315,6 +315,24 @@ pub struct ModelImportArgs {
     pub into: Option<PathBuf>,
 }
 
+/// `oarlock model verify`.
+#[derive(Debug, Args)]
+pub struct ModelVerifyArgs {
+    /// The model.
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// NumPy archive with `volume_hu` (int16, z y x) and any of f2, f4, f8, rpn_logits, rpn_deltas, proposals, rcnn_logits,
+    /// rcnn_deltas, detections, crop_boxes, mask_logits_0 and on.
+    #[arg(long, value_name = "FILE.npz")]
+    pub expected: PathBuf,
+    /// Largest difference, relative to the array's largest magnitude.
+    #[arg(long, value_name = "X", default_value_t = 1e-3)]
+    pub tolerance: f64,
+    /// Write what this model gives, in the same form.
+    #[arg(long, value_name = "FILE.npz")]
+    pub write: Option<PathBuf>,
+}
+
 /// `oarlock model`.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
@@ -328,6 +346,8 @@ pub struct ModelArgs {
 pub enum ModelAction {
     /// Take over a published Ua-Net checkpoint: a PyTorch file (either format) or safetensors. Nothing in it is executed.
     Import(ModelImportArgs),
+    /// Compare a model with numbers that the original network gave. Exit code 1: beyond the tolerance.
+    Verify(ModelVerifyArgs),
     /// Names, presets and hashes.
     List,
     /// The model card.

@@ -4,14 +4,15 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::{CommandResult, RuntimeChoice, say};
-use crate::cli::{ModelAction, ModelArgs, ModelImportArgs};
+use crate::cli::{ModelAction, ModelArgs, ModelImportArgs, ModelVerifyArgs};
 use crate::engine::graph::preset::{COARSE_STRIDE, INPUT_MULTIPLE};
 use crate::engine::graph::{Preset, Weights, flat};
 use crate::learning::model::import::{CheckpointFile, NameTable, transfer};
+use crate::learning::model::verify::{Arrays, differences, input_of, ours};
 use crate::learning::model::{ModelRegistry, NewModel};
 
 /// Runs the command.
-pub(super) fn run(args: ModelArgs, _runtime: &RuntimeChoice) -> CommandResult {
+pub(super) fn run(args: ModelArgs, runtime: &RuntimeChoice) -> CommandResult {
     match args.action {
         ModelAction::List => list(),
         ModelAction::Show { name } => {
@@ -21,6 +22,7 @@ pub(super) fn run(args: ModelArgs, _runtime: &RuntimeChoice) -> CommandResult {
             Ok(ExitCode::SUCCESS)
         }
         ModelAction::Import(args) => import(args),
+        ModelAction::Verify(args) => verify(&args, runtime),
         ModelAction::Graphs { preset, output, seed } => graphs(&preset, &output, seed),
     }
 }
@@ -86,6 +88,37 @@ fn import(args: ModelImportArgs) -> CommandResult {
     say(format_args!("{name}: preset {preset}, {count} weights, in {}", folder.display()));
     say("compare it with the original before anything else: `oarlock model verify`");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a model on the volume of an archive and compares with the arrays in it.
+fn verify(args: &ModelVerifyArgs, runtime: &RuntimeChoice) -> CommandResult {
+    let expected = Arrays::read(&args.expected)?;
+    let mut model = super::contouring::load_model(runtime, &args.name)?;
+    let input = input_of(&expected, model.network.preset())?;
+    let found = ours(&model.network.trace(&input)?);
+    if let Some(path) = &args.write {
+        let volume =
+            expected.get("volume_hu").into_iter().map(|volume| ("volume_hu".to_owned(), volume.clone()));
+        Arrays::of(volume.chain(found.iter().map(|(name, array)| (name.to_owned(), array.clone()))))
+            .write(path)?;
+        say(format_args!("written: {}", path.display()));
+    }
+    let differences = differences(&expected, &found);
+    say(format_args!("{:16} {:>22} {:>12} {:>12}", "array", "shape", "absolute", "relative"));
+    let mut n_beyond = 0;
+    for difference in &differences {
+        let beyond = difference.is_beyond(args.tolerance);
+        n_beyond += usize::from(beyond);
+        say(format_args!("{difference}{}", if beyond { "  BEYOND" } else { "" }));
+    }
+    if differences.is_empty() {
+        return Err(
+            "the archive holds nothing to compare besides volume_hu: see `oarlock model verify --help`"
+                .into(),
+        );
+    }
+    say(format_args!("{} arrays, {n_beyond} beyond {:e}", differences.len(), args.tolerance));
+    Ok(if n_beyond == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Writes a preset's graphs with weights that were never trained, as a folder of models.

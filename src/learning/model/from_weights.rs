@@ -10,12 +10,11 @@ impl NewModel {
     /// Parts: `trunk`, `refinement`, `mask`; the doors are read from the graphs themselves.
     #[must_use]
     pub fn from_weights(name: &str, weights: &Weights, steps: u64, card: String) -> Self {
-        let parts = [
-            ("trunk", uanet::trunk_graph(weights)),
-            ("refinement", uanet::refinement_graph(weights)),
-            ("mask", uanet::mask_graph(weights)),
-        ];
-        let graphs = parts.into_iter().map(|(part, bytes)| graph(part, bytes)).collect();
+        // The largest first: while it is made, no other lies beside it.
+        let refinement = graph("refinement", uanet::refinement_graph(weights));
+        let trunk = graph("trunk", uanet::trunk_graph(weights));
+        let mask = graph("mask", uanet::mask_graph(weights));
+        let graphs = vec![trunk, refinement, mask];
         let preset = weights.preset().name.to_owned();
         Self { name: name.to_owned(), preset, opset: OPSET, steps, card, graphs }
     }

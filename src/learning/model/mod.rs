@@ -8,6 +8,7 @@ pub mod import;
 mod registry;
 mod shipped;
 mod store;
+pub mod verify;
 
 pub use registry::{ModelListing, ModelRegistry, StoredGraph, StoredModel};
 pub use store::{NewGraph, NewModel};

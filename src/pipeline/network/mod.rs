@@ -18,7 +18,7 @@ use ndarray::Array3;
 pub(crate) use mask_head::crop;
 pub use mask_head::mask_box;
 pub use network_box::NetworkBox;
-pub use segment::{ModelGraphs, Network, NetworkError};
+pub use segment::{ModelGraphs, Network, NetworkError, Trace};
 
 use crate::vocabulary::organ::Organ;
 use crate::vocabulary::space::VoxelBox;

@@ -1,11 +1,11 @@
 //! The three graphs of a model, run one after the other.
 
-use ndarray::{Array3, Array4, ArrayView2, Axis, Ix2, Ix5};
+use ndarray::{Array2, Array3, Array4, ArrayView2, Axis, Ix2, Ix5};
 
 use super::OrganMask;
 use super::mask_head::{crop, mask_box};
 use super::network_box::NetworkBox;
-use super::proposals::{ProposalLimits, proposals, sigmoid};
+use super::proposals::{Proposal, ProposalLimits, proposals, sigmoid};
 use super::refinement::{Detection, detections};
 use super::roi_pool::pool;
 use crate::engine::graph::preset::{COARSE_STRIDE, INPUT_MULTIPLE, N_ANCHORS, N_CLASSES};
@@ -14,6 +14,7 @@ use crate::engine::runtime::session::{
     Input, Outputs, Provider, Runtime, Session, SessionError, SessionOptions,
 };
 use crate::pipeline::volume::{InputForm, NetworkInput};
+use crate::vocabulary::space::VoxelBox;
 
 /// Why the network gave no masks.
 #[derive(Debug, thiserror::Error)]
@@ -98,12 +99,46 @@ pub struct Network {
     mask: Session,
 }
 
+/// Everything that the network computes on its way; maps without the batch axis.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trace {
+    /// Axes `(channel, z, y, x)`, 1/2 of the input.
+    pub f2: Array4<f32>,
+    /// 1/4.
+    pub f4: Array4<f32>,
+    /// 1/8.
+    pub f8: Array4<f32>,
+    /// `(12, z, y, x)`, 1/8.
+    pub logits: Array4<f32>,
+    /// `(72, z, y, x)`, 1/8, channel `6 anchor + coordinate`.
+    pub deltas: Array4<f32>,
+    /// Most probable first.
+    pub proposals: Vec<Proposal>,
+    /// `(n, 29)`, rows as `proposals`.
+    pub class_logits: Array2<f32>,
+    /// `(n, 174)`, column `6 class + coordinate`.
+    pub box_deltas: Array2<f32>,
+    /// At most one per organ, in class order.
+    pub detections: Vec<Detection>,
+    /// Box and logits `(z, y, x)` of each detection.
+    pub masks: Vec<(VoxelBox, Array3<f32>)>,
+}
+
 /// The feature maps of an input, axes `(channel, z, y, x)`.
 struct Maps {
     f2: Array4<f32>,
     f4: Array4<f32>,
     f8: Array4<f32>,
-    proposals: Vec<NetworkBox>,
+    logits: Array4<f32>,
+    deltas: Array4<f32>,
+    proposals: Vec<Proposal>,
+}
+
+/// What stage two says of each proposal.
+struct Verdict {
+    class_logits: Array2<f32>,
+    box_deltas: Array2<f32>,
+    detections: Vec<Detection>,
 }
 
 impl Network {
@@ -209,8 +244,25 @@ impl Network {
             return Err(NetworkError::Input { shape });
         }
         let maps = self.trunk(&input.tensor, shape)?;
-        let found = self.refine(&maps, shape)?;
+        let found = self.refine(&maps, shape)?.detections;
         Ok((maps, found))
+    }
+
+    /// As [`Network::segment`], with everything on the way.
+    ///
+    /// # Errors
+    /// As [`Network::segment`].
+    pub fn trace(&mut self, input: &NetworkInput) -> Result<Trace, NetworkError> {
+        let shape: [usize; 3] = input.tensor.dim().into();
+        if shape.iter().any(|side| *side == 0 || side % INPUT_MULTIPLE != 0) {
+            return Err(NetworkError::Input { shape });
+        }
+        let maps = self.trunk(&input.tensor, shape)?;
+        let Verdict { class_logits, box_deltas, detections } = self.refine(&maps, shape)?;
+        let masks = detections.iter().map(|found| self.logit(&input.tensor, &maps, found, shape));
+        let masks = masks.collect::<Result<_, _>>()?;
+        let Maps { f2, f4, f8, logits, deltas, proposals } = maps;
+        Ok(Trace { f2, f4, f8, logits, deltas, proposals, class_logits, box_deltas, detections, masks })
     }
 
     fn trunk(&mut self, image: &Array3<f32>, shape: [usize; 3]) -> Result<Maps, NetworkError> {
@@ -238,18 +290,24 @@ impl Network {
             f2: map("f2", channels.stage2, 2)?,
             f4: map("f4", channels.stage4, 4)?,
             f8: map("f8", channels.merge8, 8)?,
-            proposals: proposals.into_iter().map(|proposal| proposal.around).collect(),
+            logits,
+            deltas,
+            proposals,
         })
     }
 
-    fn refine(&mut self, maps: &Maps, shape: [usize; 3]) -> Result<Vec<Detection>, NetworkError> {
-        let boxes = &maps.proposals;
+    fn refine(&mut self, maps: &Maps, shape: [usize; 3]) -> Result<Verdict, NetworkError> {
+        let boxes: Vec<NetworkBox> = maps.proposals.iter().map(|proposal| proposal.around).collect();
         if boxes.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Verdict {
+                class_logits: Array2::zeros((0, N_CLASSES)),
+                box_deltas: Array2::zeros((0, 6 * N_CLASSES)),
+                detections: Vec::new(),
+            });
         }
         let part = "refinement";
         let provider = self.provider();
-        let pooled = pool(maps.f8.view(), boxes);
+        let pooled = pool(maps.f8.view(), &boxes);
         let out = self
             .refinement
             .run(&[("pooled", Input::array(&pooled.cells))])
@@ -261,7 +319,8 @@ impl Network {
         if classes.iter().chain(&deltas).any(|value| value.is_nan()) {
             return Err(NetworkError::NotANumber { part, provider });
         }
-        Ok(detections(&self.preset, boxes, classes, deltas, shape))
+        let detections = detections(&self.preset, &boxes, classes, deltas, shape);
+        Ok(Verdict { class_logits: classes.to_owned(), box_deltas: deltas.to_owned(), detections })
     }
 
     fn mask(
@@ -271,6 +330,20 @@ impl Network {
         detection: Detection,
         shape: [usize; 3],
     ) -> Result<OrganMask, NetworkError> {
+        let (region, mut probability) = self.logit(image, maps, &detection, shape)?;
+        probability.mapv_inplace(sigmoid);
+        let Detection { organ, probability: detection_probability, .. } = detection;
+        Ok(OrganMask { organ, detection_probability, region, probability })
+    }
+
+    /// The mask head's logits in the box of a detection.
+    fn logit(
+        &mut self,
+        image: &Array3<f32>,
+        maps: &Maps,
+        detection: &Detection,
+        shape: [usize; 3],
+    ) -> Result<(VoxelBox, Array3<f32>), NetworkError> {
         let part = "mask";
         let provider = self.provider();
         let region = mask_box(detection.around, shape);
@@ -287,13 +360,11 @@ impl Network {
         ];
         let out = self.mask.run(&inputs).map_err(|source| NetworkError::Session { part, source })?;
         let [d, h, w] = region.shape();
-        let mut probability = five(&out, part, "logit", [1, d, h, w])?.index_axis_move(Axis(0), 0);
-        if probability.iter().any(|value| value.is_nan()) {
+        let logit = five(&out, part, "logit", [1, d, h, w])?.index_axis_move(Axis(0), 0);
+        if logit.iter().any(|value| value.is_nan()) {
             return Err(NetworkError::NotANumber { part, provider });
         }
-        probability.mapv_inplace(sigmoid);
-        let Detection { organ, probability: detection_probability, .. } = detection;
-        Ok(OrganMask { organ, detection_probability, region, probability })
+        Ok((region, logit))
     }
 }
 
