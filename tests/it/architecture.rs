@@ -19,12 +19,18 @@ fn uses(sources: &[(String, String)], word: &str) -> Vec<(String, String)> {
     for (file, text) in sources {
         let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
         for (n, line) in code.lines().enumerate() {
-            if line.contains(word) && !line.trim_start().starts_with("//") {
+            if holds_word(line, word) && !line.trim_start().starts_with("//") {
                 found.push((file.clone(), format!("{file}:{}: {}", n + 1, line.trim())));
             }
         }
     }
     found
+}
+
+/// Whether the word stands in the line and is not the end of a longer one, as `ort::` is of `import::`.
+fn holds_word(line: &str, word: &str) -> bool {
+    let begins = |at: usize| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+    line.match_indices(word).any(|(at, _)| begins(at))
 }
 
 /// The word stands only in files that begin with one of these.

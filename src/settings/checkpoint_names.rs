@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::settings::SettingsError;
+use super::SettingsError;
 
 /// The table that is shipped, for the published network.
-const PUBLISHED: &str = include_str!("../../../../config/published-uanet.yaml");
+const PUBLISHED: &str = include_str!("../../config/published-uanet.yaml");
 
 /// Names of a checkpoint and ours; see config/published-uanet.yaml.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
