@@ -7,9 +7,10 @@ use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::{ModelAction, ModelArgs, ModelImportArgs, ModelVerifyArgs};
 use crate::engine::graph::preset::{COARSE_STRIDE, INPUT_MULTIPLE};
 use crate::engine::graph::{Preset, Weights, flat};
-use crate::learning::model::import::{CheckpointFile, NameTable, transfer};
+use crate::learning::model::import::{CheckpointFile, transfer};
 use crate::learning::model::verify::{Arrays, differences, input_of, ours};
 use crate::learning::model::{ModelRegistry, NewModel};
+use crate::settings::NameTable;
 
 /// Runs the command.
 pub(super) fn run(args: ModelArgs, runtime: &RuntimeChoice) -> CommandResult {

@@ -1,5 +1,6 @@
 //! YAML to checked values; the only place that knows YAML.
 
+mod checkpoint_names;
 mod manifest;
 mod organs;
 pub mod service;
@@ -7,6 +8,7 @@ mod train;
 
 use std::path::PathBuf;
 
+pub use checkpoint_names::{NameTable, Plain, Unused, WithNorm};
 pub use manifest::{DoorEntry, GraphEntry, Manifest, ModelEntry};
 pub use organs::{OrganEntry, StructureTemplate};
 pub use service::ServiceSettings;

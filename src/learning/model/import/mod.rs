@@ -4,14 +4,12 @@
 
 mod file;
 mod pickle;
-mod table;
 mod transfer;
 
 use std::path::PathBuf;
 
 pub use file::{CheckpointFile, TensorEntry};
 pub use pickle::ElementType;
-pub use table::NameTable;
 pub use transfer::transfer;
 
 use crate::engine::graph::WeightsError;

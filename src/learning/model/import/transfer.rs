@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::table::{NameTable, WithNorm};
 use super::{CheckpointFile, ImportError, TensorEntry};
 use crate::engine::graph::{Preset, Weights};
+use crate::settings::{NameTable, WithNorm};
 use crate::vocabulary::organ::Organ;
 
 /// The weights of a checkpoint, with the preset whose sides its tensors have.
