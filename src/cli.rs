@@ -164,6 +164,9 @@ pub struct TrainArgs {
     /// Go on from the last checkpoint.
     #[arg(long)]
     pub resume: bool,
+    /// Begin with these weights: a checkpoint, a folder with a model, or a model's name; the recipe's `start_from`.
+    #[arg(long, value_name = "MODEL", conflicts_with = "resume")]
+    pub from: Option<PathBuf>,
     /// Stop after this step, with a checkpoint, as Ctrl-C would.
     #[arg(long, value_name = "STEP", conflicts_with = "dry_run")]
     pub until: Option<u64>,

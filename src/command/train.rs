@@ -14,7 +14,8 @@ use crate::settings::TrainRecipe;
 
 /// Runs the command.
 pub(super) fn run(args: TrainArgs, runtime: &RuntimeChoice) -> CommandResult {
-    let recipe = TrainRecipe::read(&args.config)?;
+    let mut recipe = TrainRecipe::read(&args.config)?;
+    recipe.start_from = args.from.or(recipe.start_from);
     if args.dry_run {
         say(prospect(&recipe)?);
         return Ok(ExitCode::SUCCESS);

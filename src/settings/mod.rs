@@ -12,7 +12,7 @@ pub use checkpoint_names::{NameTable, Plain, Unused, WithNorm};
 pub use manifest::{DoorEntry, GraphEntry, Manifest, ModelEntry};
 pub use organs::{OrganEntry, StructureTemplate};
 pub use service::ServiceSettings;
-pub use train::{Augment, Heads, Optimizer, Rhythm, Sources, TrainRecipe};
+pub use train::{Augment, Heads, NormStatistics, Optimizer, Rhythm, Sources, TrainRecipe};
 
 /// Why a settings file cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -16,9 +16,12 @@ pub struct TrainRecipe {
     pub preset: String,
     /// Seed of weights and of every random draw.
     pub seed: u64,
-    /// Folder of a model whose weights a fresh run begins with, instead of drawn ones.
+    /// Weights that a fresh run begins with, instead of drawn ones: a checkpoint, a folder with a model, or a model's name.
     #[serde(default)]
     pub start_from: Option<PathBuf>,
+    /// By which statistics the trunk's norms work.
+    #[serde(default)]
+    pub norms: NormStatistics,
     /// Folder for checkpoints, log and the model.
     pub output: PathBuf,
     /// Threads of ONNX Runtime.
@@ -43,6 +46,17 @@ pub struct TrainRecipe {
     /// What the model card says of the sources: name, licence, attribution.
     #[serde(default)]
     pub notices: Vec<String>,
+}
+
+/// By which statistics the trunk's batch norms work in training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NormStatistics {
+    /// Those of the case in the step.
+    #[default]
+    Batch,
+    /// The running ones of the weights that the run began with.
+    Frozen,
 }
 
 /// Where patients come from; shares are relative to each other.

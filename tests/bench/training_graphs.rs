@@ -6,7 +6,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use oarlock::engine::graph::training::backbone_step;
-use oarlock::engine::graph::{Preset, Weights};
+use oarlock::engine::graph::{Norms, Preset, Weights};
 
 /// `(z, y, x)` voxels of the crop.
 const CROP: [usize; 3] = [96, 80, 96];
@@ -16,6 +16,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::create_dir_all(&folder)?;
     let preset = Preset::starter();
     Weights::start(&preset, 1).save(&folder.join("starter.safetensors"))?;
-    std::fs::write(folder.join("starter.backbone_step.onnx"), backbone_step(&preset, CROP).bytes)?;
+    std::fs::write(
+        folder.join("starter.backbone_step.onnx"),
+        backbone_step(&preset, CROP, Norms::Batch).bytes,
+    )?;
     Ok(())
 }

@@ -249,7 +249,7 @@ impl GraphBuilder {
 mod tests {
     use super::*;
     use crate::engine::graph::Preset;
-    use crate::engine::graph::layers::Form;
+    use crate::engine::graph::layers::{Form, Norms};
     use crate::engine::runtime::session::{
         Input, Provider, Runtime, Session, SessionOptions, runtime_of_tests,
     };
@@ -277,7 +277,7 @@ mod tests {
         shapes: &[&[usize]],
         build: impl Fn(&mut Layers<'_>, &[Tensor]) -> Tensor,
     ) {
-        let mut layers = Layers::new(name, Form::Training, &Preset::starter());
+        let mut layers = Layers::new(name, Form::Training(Norms::Batch), &Preset::starter());
         let names: Vec<_> = (0..shapes.len()).map(|i| format!("in{i}")).collect();
         let inputs: Vec<_> =
             names.iter().zip(shapes).map(|(name, shape)| layers.input(name, shape, &[])).collect();
@@ -437,7 +437,7 @@ mod tests {
         let positive = [1.0_f32, 0.0, 0.0, 0.5, 0.0, 2.0, 0.0];
         let negative = [0.0_f32, 0.3, 1.0, 0.0, 0.0, 0.0, 0.25];
         let logits = [-2.5_f32, 1.75, -0.5, 0.25, 1.0, 3.0, -1.25];
-        let mut layers = Layers::new("focal", Form::Training, &Preset::starter());
+        let mut layers = Layers::new("focal", Form::Training(Norms::Batch), &Preset::starter());
         let x = layers.input("x", &[1, 7], &[]);
         let [up, down] = [positive, negative].map(|weights| layers.graph.constant(&[1, 7], &weights));
         let loss = layers.focal_loss(x, up, down);

@@ -82,7 +82,7 @@ fn door(value: &ValueInfoProto) -> Door {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::graph::{Preset, Weights, flat, training, uanet};
+    use crate::engine::graph::{Norms, Preset, Weights, flat, training, uanet};
 
     fn written(doors: &[Door]) -> Vec<String> {
         doors.iter().map(|door| format!("{} {}", door.name, door.sides.join(" "))).collect()
@@ -150,8 +150,14 @@ mod tests {
             keep(format!("{} flat mask", preset.name), flat(&uanet::mask_graph(&weights), 8).unwrap());
             keep(format!("{} refinement", preset.name), uanet::refinement_graph(&weights));
             keep(format!("{} mask", preset.name), uanet::mask_graph(&weights));
-            keep(format!("{} forward", preset.name), training::forward(&preset, [16, 32, 48]).bytes);
-            keep(format!("{} backbone", preset.name), training::backbone_step(&preset, [16, 32, 48]).bytes);
+            keep(
+                format!("{} forward", preset.name),
+                training::forward(&preset, [16, 32, 48], Norms::Batch).bytes,
+            );
+            keep(
+                format!("{} backbone", preset.name),
+                training::backbone_step(&preset, [16, 32, 48], Norms::Batch).bytes,
+            );
             keep(format!("{} refinement step", preset.name), training::refinement_step(&preset, 7).bytes);
             keep(format!("{} mask step", preset.name), training::mask_step(&preset, [8, 24, 16]).bytes);
         }

@@ -1,7 +1,7 @@
 //! The layers that the network is written in, in two forms.
 //!
 //! The inference form takes its weights from a [`Weights`] and folds batch norm into the convolutions; the training form
-//! takes them as inputs, normalises by this batch's statistics, and writes down every step so that
+//! takes them as inputs, normalises as [`Norms`] says, and writes down every step so that
 //! [`Layers::gradients`](super::derivative) can go back. A convolution in front of a norm has no bias: the norm would
 //! take it out again, its gradient is zero, and Adam would walk it by noise.
 
@@ -15,8 +15,18 @@ use super::weights::{Parameter, Role, Start, Weights};
 pub(crate) enum Form<'w> {
     /// Stored in the graph, batch norm folded.
     Inference(&'w Weights),
-    /// Inputs of the graph, norms by this batch's statistics.
-    Training,
+    /// Inputs of the graph.
+    Training(Norms),
+}
+
+/// By which statistics the batch norms of the trunk work in training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Norms {
+    /// By those of this case, which also move the running ones. Source: Ioffe and Szegedy 2015.
+    #[default]
+    Batch,
+    /// By the running ones, which stay as they are: training computes what inference will, whatever the mixture of cases.
+    Frozen,
 }
 
 /// One forward step, as the way back needs it.
@@ -134,6 +144,13 @@ impl<'w> Layers<'w> {
         }
         let start = Start::He { fan_in: from * window.kernel.pow(3) };
         let weight = self.parameter(&format!("{name}.conv.weight"), &shape, start);
+        if matches!(self.form, Form::Training(Norms::Frozen)) {
+            let (factor, bias) = self.frozen_norm(&format!("{name}.norm"), channels);
+            let factor = self.reshape(factor, &[channels, 1, 1, 1, 1]);
+            let weight = self.multiply(weight, factor);
+            let y = self.graph.conv(x, weight, Some(bias), window);
+            return self.record(Rule::Conv(window), &[x, weight, bias], y);
+        }
         let y = self.graph.conv(x, weight, None, window);
         let y = self.record(Rule::Conv(window), &[x, weight], y);
         self.batch_norm(y, &format!("{name}.norm"))
@@ -151,6 +168,15 @@ impl<'w> Layers<'w> {
             return self.graph.conv_transpose(x, weight, Some(bias), DOUBLING, &sides);
         }
         let weight = self.parameter(&format!("{name}.conv.weight"), &shape, Start::He { fan_in: from });
+        if matches!(self.form, Form::Training(Norms::Frozen)) {
+            let (factor, bias) = self.frozen_norm(&format!("{name}.norm"), channels);
+            let factor = self.reshape(factor, &[1, channels, 1, 1, 1]);
+            let weight = self.multiply(weight, factor);
+            let y = self.graph.conv_transpose(x, weight, None, DOUBLING, &sides);
+            let y = self.record(Rule::ConvTranspose, &[x, weight], y);
+            let bias = self.reshape(bias, &[1, channels, 1, 1, 1]);
+            return self.add(y, bias);
+        }
         let y = self.graph.conv_transpose(x, weight, None, DOUBLING, &sides);
         let y = self.record(Rule::ConvTranspose, &[x, weight], y);
         self.batch_norm(y, &format!("{name}.norm"))
@@ -292,12 +318,31 @@ impl<'w> Layers<'w> {
 
     fn parameter_of(&mut self, name: &str, shape: &[usize], start: Start, role: Role) -> Tensor {
         let tensor = match self.form {
-            Form::Training => self.graph.input(name, Element::F32, shape),
+            Form::Training(_) => self.graph.input(name, Element::F32, shape),
             Form::Inference(weights) => self.graph.weight(name, shape, weights.values(name)),
         };
         let parameter = Parameter { name: name.to_owned(), shape: shape.to_vec(), role, start };
         self.parameters.push((parameter, tensor));
         tensor
+    }
+
+    /// Batch norm by the running statistics as factor and addend of each channel, `(c)` each.
+    fn frozen_norm(&mut self, name: &str, channels: usize) -> (Tensor, Tensor) {
+        let scale = self.parameter(&format!("{name}.scale"), &[channels], Start::Value(1.0));
+        let shift = self.parameter(&format!("{name}.shift"), &[channels], Start::Value(0.0));
+        let mut running = |what: &str, start| {
+            let start = Start::Value(start);
+            self.parameter_of(&format!("{name}.{what}"), &[channels], start, Role::Running)
+        };
+        let (mean, variance) = (running("mean", 0.0), running("variance", 1.0));
+        let epsilon = self.graph.scalar(narrow(self.epsilon));
+        let padded = self.graph.binary("Add", variance, epsilon);
+        let deviation = self.graph.unary("Sqrt", padded);
+        let inverse = self.graph.unary("Reciprocal", deviation);
+        let factor = self.multiply(scale, inverse);
+        let moved = self.multiply(mean, factor);
+        let addend = self.graph.binary("Sub", shift, moved);
+        (factor, self.record(Rule::Sub, &[shift, moved], addend))
     }
 
     /// Batch norm by this batch's statistics, which are kept for [`Self::move_running`].

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::training::{self, TrainingGraph};
 use super::weights::{Role, Start};
-use super::{Adam, AdamRates, Preset, Weights, uanet};
+use super::{Adam, AdamRates, Norms, Preset, Weights, uanet};
 use crate::engine::runtime::session::{
     Input, Outputs, Provider, Runtime, Session, SessionOptions, runtime_of_tests, weight_inputs,
 };
@@ -140,7 +140,7 @@ fn trunk(runtime: Runtime, weights: &Weights, reference: &mut Reference) {
     let mut session = load(runtime, "trunk", &uanet::trunk_graph(weights));
     reference.check("trunk", &session.run(&image).unwrap(), &maps);
 
-    let graph = training::forward(preset, SIDES);
+    let graph = training::forward(preset, SIDES, Norms::Batch);
     let mut session = load(runtime, "forward", &graph.bytes);
     let all: Vec<_> = weight_inputs(weights, &graph.weights).into_iter().chain(image).collect();
     reference.check("forward", &session.run(&all).unwrap(), &maps);
@@ -158,7 +158,7 @@ fn trunk(runtime: Runtime, weights: &Weights, reference: &mut Reference) {
     let chosen: Vec<_> =
         (0..72 * positions).map(|i| positive[i / (6 * positions) * positions + i % positions]).collect();
     inputs.0.push(("box_weights", at(72, 8).to_vec(), chosen));
-    let graph = training::backbone_step(preset, SIDES);
+    let graph = training::backbone_step(preset, SIDES, Norms::Batch);
     let mut session = load(runtime, "backbone_step", &graph.bytes);
     let all: Vec<_> = weight_inputs(weights, &graph.weights).into_iter().chain(inputs.all()).collect();
     let names = all_of(&graph, &["loss.rpn_class", "loss.rpn_box"], &[]);

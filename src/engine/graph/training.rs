@@ -16,7 +16,7 @@
 //! weight `w` is the output `grad.w`. Shapes are fixed when a graph is built: keep sessions by shape.
 
 use super::builder::Tensor;
-use super::layers::{Form, Layers};
+use super::layers::{Form, Layers, Norms};
 use super::preset::{COARSE_STRIDE, INPUT_MULTIPLE, N_ANCHORS, N_CLASSES, Preset};
 use super::uanet;
 use super::weights::Role;
@@ -37,10 +37,10 @@ pub struct TrainingGraph {
 }
 
 /// The trunk in training: input `image` `(1, 1, D, H, W)` and weights; outputs `f2`, `f4`, `f8`, `logits`, `deltas` as
-/// [`uanet::trunk_graph`] has them, normalised by this case's statistics.
+/// [`uanet::trunk_graph`] has them, normalised as `norms` says.
 #[must_use]
-pub fn forward(preset: &Preset, shape: [usize; 3]) -> TrainingGraph {
-    let mut layers = Layers::new("forward", Form::Training, preset);
+pub fn forward(preset: &Preset, shape: [usize; 3], norms: Norms) -> TrainingGraph {
+    let mut layers = Layers::new("forward", Form::Training(norms), preset);
     let image = image_input(&mut layers, shape);
     let trunk = uanet::trunk(&mut layers, preset, image);
     for (name, tensor) in [
@@ -63,7 +63,7 @@ pub fn forward(preset: &Preset, shape: [usize; 3]) -> TrainingGraph {
 /// coordinate` of a foreground row's class. Outputs: `loss.class`, `loss.box` (scalars), `grad.w`, `grad.pooled`.
 #[must_use]
 pub fn refinement_step(preset: &Preset, n: usize) -> TrainingGraph {
-    let mut layers = Layers::new("refinement_step", Form::Training, preset);
+    let mut layers = Layers::new("refinement_step", Form::Training(Norms::default()), preset);
     let pooled = layers.input("pooled", &[n, uanet::pooled_width(preset)], &[]);
     let allowed = layers.input("allowed", &[n, N_CLASSES], &[]);
     let row_weights = layers.input("row_weights", &[n, 1], &[]);
@@ -85,7 +85,7 @@ pub fn refinement_step(preset: &Preset, n: usize) -> TrainingGraph {
 /// `grad.w`, `grad.f2`, `grad.f4`, `grad.f8` (of the crops). Leave out boxes without a voxel of the organ.
 #[must_use]
 pub fn mask_step(preset: &Preset, sides: [usize; 3]) -> TrainingGraph {
-    let mut layers = Layers::new("mask_step", Form::Training, preset);
+    let mut layers = Layers::new("mask_step", Form::Training(Norms::default()), preset);
     let crops = uanet::crops(&mut layers, preset, sides, false);
     let [d, h, w] = sides;
     let truth = layers.input("truth", &[1, 1, d, h, w], &[]);
@@ -103,10 +103,11 @@ pub fn mask_step(preset: &Preset, sides: [usize; 3]) -> TrainingGraph {
 /// Inputs: `image` `(1, 1, D, H, W)`; `positive` and `negative` `(1, 12, D/8, H/8, W/8)`, the weight of each anchor as
 /// organ and as background (zero: ignored); `box_targets` and `box_weights` `(1, 72, D/8, H/8, W/8)`, targets and ones at
 /// the six channels of each positive anchor; `df2`, `df4`, `df8`, the gradients that the heads gave, shaped as `f2`, `f4`,
-/// `f8`. Outputs: `loss.rpn_class`, `loss.rpn_box` (scalars), `grad.w`, and `running.s` for every running statistic.
+/// `f8`. Outputs: `loss.rpn_class`, `loss.rpn_box` (scalars), `grad.w`, and `running.s` for every running statistic that the
+/// case moves.
 #[must_use]
-pub fn backbone_step(preset: &Preset, shape: [usize; 3]) -> TrainingGraph {
-    let mut layers = Layers::new("backbone_step", Form::Training, preset);
+pub fn backbone_step(preset: &Preset, shape: [usize; 3], norms: Norms) -> TrainingGraph {
+    let mut layers = Layers::new("backbone_step", Form::Training(norms), preset);
     let image = image_input(&mut layers, shape);
     let [d, h, w] = shape.map(|side| side / COARSE_STRIDE);
     let positive = layers.input("positive", &[1, N_ANCHORS, d, h, w], &[]);
@@ -202,7 +203,7 @@ mod tests {
     #[test]
     fn the_reference_trains_within_eleven_gigabytes() {
         let preset = Preset::reference();
-        let trunk = backbone_step(&preset, [160, 240, 240]).peak_bytes;
+        let trunk = backbone_step(&preset, [160, 240, 240], Norms::Batch).peak_bytes;
         let mask = mask_step(&preset, [96, 144, 144]).peak_bytes;
         // Weights, their mean, two moments and gradients, four bytes each.
         let state = 5 * 4 * Weights::start(&preset, 1).count() as u64;
@@ -244,7 +245,7 @@ mod tests {
 
     fn backbone(runtime: Runtime, preset: &Preset, shape: [usize; 3], steps: usize) -> Vec<f32> {
         let mut weights = Weights::start(preset, 5);
-        let graph = backbone_step(preset, shape);
+        let graph = backbone_step(preset, shape, Norms::Batch);
         let mut session = load(runtime, "backbone_step", &graph);
         let [d, h, w] = shape;
         let at = |channels, scale| [1, channels, d / scale, h / scale, w / scale];
@@ -283,6 +284,40 @@ mod tests {
             adam.step(&mut weights, &gradients, &AdamRates { learning_rate: 3e-3, ..AdamRates::default() });
         }
         losses
+    }
+
+    /// Frozen, the trunk in training is the trunk that segments, in another form of the same arithmetic.
+    #[test]
+    fn a_frozen_trunk_computes_what_inference_does() {
+        let Some(runtime) = runtime_of_tests("a_frozen_trunk_computes_what_inference_does") else { return };
+        let preset = Preset::starter();
+        let mut weights = Weights::start(&preset, 5);
+        let names: Vec<String> = weights.parameters().iter().map(|p| p.name.clone()).collect();
+        for (number, name) in names.iter().enumerate().filter(|(_, name)| name.contains(".norm.")) {
+            let (middle, reach) = if name.ends_with("variance") { (0.8, 0.3) } else { (0.4, 0.6) };
+            for (i, value) in weights.values_mut(name).iter_mut().enumerate() {
+                *value = middle + reach * ((number * 13 + i * 7) as f32).sin();
+            }
+        }
+        let shape = [16, 32, 48];
+        let graph = forward(&preset, shape, Norms::Frozen);
+        assert!(graph.running.is_empty());
+        let image = pattern(shape.iter().product());
+        let sides = [1, 1, shape[0], shape[1], shape[2]];
+        let mut inputs = weight_inputs(&weights, &graph.weights);
+        inputs.push(("image", Input::F32(&sides, &image)));
+        let mut frozen = load(runtime, "forward", &graph);
+        let frozen = frozen.run(&inputs).unwrap();
+        let options = SessionOptions { threads: 2, provider: Provider::Cpu };
+        let mut segments =
+            Session::from_bytes(runtime, "trunk", &uanet::trunk_graph(&weights), &options).unwrap();
+        let segments = segments.run(&[("image", Input::F32(&sides, &image))]).unwrap();
+        for name in ["f2", "f4", "f8", "logits", "deltas"] {
+            let (found, wanted) = (frozen.view(name).unwrap(), segments.view(name).unwrap());
+            let largest = wanted.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+            let differs = found.iter().zip(&wanted).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
+            assert!(largest > 0.1 && differs < 2e-5 * largest, "{name}: {differs} of {largest}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! `.weight` and `.bias` where no norm follows.
 
 use super::builder::{Element, Tensor};
-use super::layers::{Form, Layers};
+use super::layers::{Form, Layers, Norms};
 use super::operators::Window;
 use super::preset::{COARSE_STRIDE, N_ANCHORS, N_CLASSES, Preset, ROI_SIDE};
 use super::weights::{Parameter, Weights};
@@ -100,7 +100,7 @@ pub fn pooled_width(preset: &Preset) -> usize {
 
 /// Every tensor of a preset: trunk, refinement and mask head, then the running statistics.
 pub(super) fn parameters(preset: &Preset) -> Vec<Parameter> {
-    let mut layers = Layers::new("parameters", Form::Training, preset);
+    let mut layers = Layers::new("parameters", Form::Training(Norms::Batch), preset);
     let image = layers.input("image", &[1, 1, 16, 16, 16], &[]);
     trunk(&mut layers, preset, image);
     let pooled = layers.input("pooled", &[1, pooled_width(preset)], &[]);

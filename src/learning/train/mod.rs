@@ -24,6 +24,7 @@ pub use prospect::{Prospect, prospect};
 pub use run::{Event, Outcome, Start, train};
 pub use validation::Validation;
 
+use crate::engine::graph::OfGraphsError;
 use crate::engine::runtime::session::SessionError;
 use crate::learning::dataset::DatasetError;
 use crate::learning::model::ModelError;
@@ -62,9 +63,36 @@ pub enum TrainError {
         /// Which file.
         file: std::path::PathBuf,
         /// Its preset.
-        found: &'static str,
+        found: String,
         /// The recipe's.
         wanted: &'static str,
+    },
+    /// `start_from` names a model that cannot be found or read.
+    #[error("start_from {} is neither a checkpoint nor a model that can be read", name.display())]
+    StartModel {
+        /// What it names.
+        name: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: ModelError,
+    },
+    /// `start_from` names a model whose graphs are not those of its preset.
+    #[error("start_from {} cannot be trained further", name.display())]
+    StartGraphs {
+        /// What it names.
+        name: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: OfGraphsError,
+    },
+    /// A model, whose norms are folded, with norms that follow each case.
+    #[error(
+        "start_from {} is a stored model, in which the norms are part of the convolutions: set `norms: frozen`",
+        name.display()
+    )]
+    StartFolded {
+        /// What it names.
+        name: std::path::PathBuf,
     },
     /// Patients that cannot be used, found before the first step.
     #[error(

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::TrainError;
-use super::run::patients;
+use super::run::{norms, patients};
 use crate::engine::graph::{Preset, Weights, training};
 use crate::settings::TrainRecipe;
 
@@ -40,7 +40,7 @@ pub fn prospect(recipe: &TrainRecipe) -> Result<Prospect, TrainError> {
         n_real: patients.real.len(),
         n_atlases: patients.atlases.len(),
         crop: recipe.crop,
-        trunk_bytes: training::backbone_step(&preset, recipe.crop).peak_bytes,
+        trunk_bytes: training::backbone_step(&preset, recipe.crop, norms(recipe)).peak_bytes,
         mask_sides,
         mask_bytes: training::mask_step(&preset, mask_sides).peak_bytes,
         state_bytes: (copies * 4 * n_weights) as u64,

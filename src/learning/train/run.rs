@@ -14,11 +14,11 @@ use super::losses::Losses;
 use super::patients::Patients;
 use super::step::{Plan, Trainer};
 use super::validation::{Segmenter, Validation};
-use crate::engine::graph::{Adam, AdamRates, Preset, Weights};
+use crate::engine::graph::{Adam, AdamRates, Norms, Preset, Weights};
 use crate::engine::runtime::session::{Provider, Runtime, SessionOptions};
 use crate::learning::dataset::{AugmentSettings, LabelAtlas, OpenKbpPatient, list_open_kbp, whole_sample};
-use crate::learning::model::NewModel;
-use crate::settings::TrainRecipe;
+use crate::learning::model::{ModelRegistry, NewModel};
+use crate::settings::{NormStatistics, TrainRecipe};
 
 /// How a run begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +98,8 @@ pub fn train(
     let first = begin.step;
     let last_step = until.map_or(recipe.steps, |until| until.min(recipe.steps));
     let mut average = begin.average;
-    let mut trainer = Trainer::new(runtime, options.clone(), recipe.crop, begin.weights, begin.adam)?;
+    let mut trainer =
+        Trainer::new(runtime, options.clone(), recipe.crop, norms(recipe), begin.weights, begin.adam)?;
     let samples = patients.read_ahead(first..last_step);
     let started = Instant::now();
     let over = || {
@@ -163,22 +164,48 @@ const QUIET_START: f32 = 0.05;
 
 fn fresh(preset: &Preset, recipe: &TrainRecipe) -> Result<Checkpoint, TrainError> {
     let weights = match &recipe.start_from {
-        Some(file) => started(preset, file)?,
+        Some(file) => started(preset, recipe, file)?,
         None => drawn(preset, recipe.seed),
     };
     let adam = Adam::default();
     Ok(Checkpoint { step: 0, seed: recipe.seed, validation: None, weights, average: None, adam })
 }
 
-/// The weights that the checkpoint of an earlier run would ship.
-fn started(preset: &Preset, file: &Path) -> Result<Weights, TrainError> {
+/// The weights that the checkpoint of an earlier run would ship, or those of a model.
+fn started(preset: &Preset, recipe: &TrainRecipe, file: &Path) -> Result<Weights, TrainError> {
+    if !file.is_file() {
+        if recipe.norms != NormStatistics::Frozen {
+            return Err(TrainError::StartFolded { name: file.to_path_buf() });
+        }
+        return of_model(preset, file);
+    }
     let found = Checkpoint::read(file).map_err(TrainError::Checkpoint)?;
     let weights = found.shipped();
     if weights.preset() != preset {
-        let (file, found) = (file.to_path_buf(), weights.preset().name);
+        let (file, found) = (file.to_path_buf(), weights.preset().name.to_owned());
         return Err(TrainError::StartsFromAnother { file, found, wanted: preset.name });
     }
     Ok(weights.clone())
+}
+
+/// The weights of the first model of a folder, or of the model of a name.
+fn of_model(preset: &Preset, name: &Path) -> Result<Weights, TrainError> {
+    let failed = |source| TrainError::StartModel { name: name.to_path_buf(), source };
+    let model = if name.is_dir() {
+        let registry = ModelRegistry::of_folder(name.to_path_buf());
+        let first = registry.list().map_err(failed)?.into_iter().find(|model| model.folder.is_some());
+        let first = first.map_or_else(|| name.display().to_string(), |model| model.entry.name);
+        registry.load(&first).map_err(failed)?
+    } else {
+        ModelRegistry::usual().load(&name.to_string_lossy()).map_err(failed)?
+    };
+    if model.entry.preset != preset.name {
+        let (file, found) = (name.to_path_buf(), model.entry.preset);
+        return Err(TrainError::StartsFromAnother { file, found, wanted: preset.name });
+    }
+    let graphs: Vec<&[u8]> = model.graphs.iter().map(|graph| graph.bytes.as_ref()).collect();
+    Weights::of_graphs(preset, &graphs)
+        .map_err(|source| TrainError::StartGraphs { name: name.to_path_buf(), source })
 }
 
 fn drawn(preset: &Preset, seed: u64) -> Weights {
@@ -201,6 +228,13 @@ fn follow(average: &mut Option<Weights>, weights: &Weights, keep: f32) {
     for parameter in weights.parameters() {
         let towards = mean.values_mut(&parameter.name).iter_mut().zip(weights.values(&parameter.name));
         towards.for_each(|(mean, now)| *mean += (1.0 - keep) * (now - *mean));
+    }
+}
+
+pub(super) fn norms(recipe: &TrainRecipe) -> Norms {
+    match recipe.norms {
+        NormStatistics::Batch => Norms::Batch,
+        NormStatistics::Frozen => Norms::Frozen,
     }
 }
 
@@ -379,5 +413,26 @@ mod tests {
         assert_eq!(fresh(&Preset::starter(), &recipe).unwrap().weights, mean);
         let error = fresh(&Preset::reference(), &recipe).unwrap_err().to_string();
         assert!(error.contains("holds weights of the preset starter"), "{error}");
+    }
+
+    #[test]
+    fn a_run_starts_from_a_model_in_a_folder_or_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/starter.yaml");
+        let mut recipe = TrainRecipe::read(&path).unwrap();
+        let weights = Weights::start(&Preset::starter(), 3);
+        NewModel::from_weights("earlier", &weights, 9, "# card".into()).store(dir.path()).unwrap();
+        recipe.start_from = Some(dir.path().to_path_buf());
+        let error = fresh(&Preset::starter(), &recipe).unwrap_err().to_string();
+        assert!(error.contains("norms: frozen"), "{error}");
+        recipe.norms = NormStatistics::Frozen;
+        let begun = fresh(&Preset::starter(), &recipe).unwrap().weights;
+        assert_eq!(begun.values("proposal.logits.bias"), weights.values("proposal.logits.bias"));
+        let error = fresh(&Preset::reference(), &recipe).unwrap_err().to_string();
+        assert!(error.contains("holds weights of the preset starter"), "{error}");
+        recipe.start_from = Some("starter".into());
+        assert_ne!(fresh(&Preset::starter(), &recipe).unwrap().weights, begun);
+        recipe.start_from = Some("no-such-model".into());
+        assert!(matches!(fresh(&Preset::starter(), &recipe), Err(TrainError::StartModel { .. })));
     }
 }

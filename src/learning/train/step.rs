@@ -16,7 +16,7 @@ use super::targets::{
 };
 use crate::engine::graph::preset::{N_ANCHORS, N_CLASSES};
 use crate::engine::graph::training::{self, TrainingGraph};
-use crate::engine::graph::{Adam, AdamRates, Preset, Weights};
+use crate::engine::graph::{Adam, AdamRates, Norms, Preset, Weights};
 use crate::engine::runtime::session::{Input, Outputs, Runtime, Session, SessionError, SessionOptions};
 use crate::learning::dataset::{OrganSet, Sample};
 use crate::pipeline::network::box_coding::encode;
@@ -87,6 +87,7 @@ impl Trainer {
         runtime: Runtime,
         options: SessionOptions,
         crop: [usize; 3],
+        norms: Norms,
         weights: Weights,
         adam: Adam,
     ) -> Result<Self, TrainError> {
@@ -94,8 +95,8 @@ impl Trainer {
         let shapes = weights.parameters().iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
         let load =
             |name: &str, graph| Loaded::new(runtime, name, graph, &options).map_err(TrainError::Session);
-        let forward = load("forward", training::forward(&preset, crop))?;
-        let backbone = load("backbone step", training::backbone_step(&preset, crop))?;
+        let forward = load("forward", training::forward(&preset, crop, norms))?;
+        let backbone = load("backbone step", training::backbone_step(&preset, crop, norms))?;
         Ok(Self {
             runtime,
             preset,
@@ -439,7 +440,7 @@ mod tests {
 
     fn trainer(runtime: Runtime, weights: Weights, adam: Adam) -> Trainer {
         let options = SessionOptions { threads: 1, provider: Provider::Cpu };
-        Trainer::new(runtime, options, CROP, weights, adam).unwrap()
+        Trainer::new(runtime, options, CROP, Norms::Batch, weights, adam).unwrap()
     }
 
     fn take(trainer: &mut Trainer, steps: std::ops::Range<u64>) -> Vec<Losses> {

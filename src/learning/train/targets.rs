@@ -165,13 +165,15 @@ pub(super) fn class_weights(classes: &[usize]) -> Vec<f32> {
     inverse.into_iter().map(|weight| weight / mean).collect()
 }
 
-/// The box moved by up to a tenth of its sides and scaled by up to a tenth, as a detection would miss it.
+/// The box moved by up to a fifth of its sides and made 0.8 to 1.4 of them, as a detection would miss it: detected boxes
+/// of the third part of the starter model on OpenKBP had centres with a standard deviation of 0.12 of the side, and nine
+/// of ten sides between 0.8 and 1.4. A mask head that only ever saw good boxes takes their faces for the organ's ends.
 pub(super) fn jittered(around: NetworkBox, rng: &mut impl Rng) -> NetworkBox {
     let mut moved = around.to_array();
     for axis in 0..3 {
         let side = moved[axis + 3];
-        moved[axis] += rng.random_range(-0.1..=0.1) * side;
-        moved[axis + 3] *= rng.random_range(0.9..=1.1_f32);
+        moved[axis] += rng.random_range(-0.2..=0.2) * side;
+        moved[axis + 3] *= rng.random_range(0.8..=1.4_f32);
     }
     NetworkBox::from_array(moved)
 }
