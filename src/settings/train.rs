@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::SettingsError;
+use super::{SettingsError, Synthetic};
 
 /// A training recipe as written, checked; see config/train.yaml for every key.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -32,6 +32,9 @@ pub struct TrainRecipe {
     pub crop: [usize; 3],
     /// How far a crop may be from the patient as scanned.
     pub augment: Augment,
+    /// What synthetic patients are varied by; all of it unless said otherwise.
+    #[serde(default)]
+    pub synthetic: Synthetic,
     /// Steps of the run.
     pub steps: u64,
     /// Stop after this long, with a checkpoint.
