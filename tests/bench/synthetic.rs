@@ -1,9 +1,10 @@
 //! Pictures and cost of synthetic patients, beside real ones on the same grid.
 //!
-//! `cargo run --release --example bench_synthetic -- OUT_DIR ATLAS... [--real OPENKBP_PART] [--n 6]`
+//! `cargo run --release --example bench_synthetic -- OUT_DIR ATLAS... [--real OPENKBP_PART] [--n 6] [--anatomy 40]`
 //!
 //! Writes `all.png` (everything varied), one sheet per switch (that one alone) and `real.png`; one row per patient:
 //! three axial, two coronal and two sagittal planes of the starter preset's crop. Prints CPU seconds per sample.
+//! `--anatomy N` draws N patients without scanner effects instead and prints how far organs are from each other, and their volumes.
 
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "pixels of a picture")]
 
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use ndarray::{Array2, ArrayView2, Axis};
 use oarlock::learning::dataset::{AugmentSettings, LabelAtlas, OrganSet, Sample, draw_sample, list_open_kbp};
 use oarlock::settings::Synthetic;
+use oarlock::vocabulary::organ::Organ;
 use rand::SeedableRng;
 use rand_pcg::Pcg64;
 
@@ -30,13 +32,17 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 fn main() -> Outcome<()> {
     let mut args = std::env::args().skip(1);
     let out: PathBuf = args.next().ok_or("name a folder to write to")?.into();
-    let (mut atlases, mut real, mut n) = (Vec::new(), None, 6_u64);
+    let (mut atlases, mut real, mut n, mut measured) = (Vec::new(), None, 6_u64, None);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--real" => real = args.next(),
+            "--anatomy" => measured = Some(args.next().ok_or("how many?")?.parse()?),
             "--n" => n = args.next().ok_or("how many?")?.parse()?,
             _ => atlases.push(LabelAtlas::read(Path::new(&arg))?),
         }
+    }
+    if let Some(n) = measured {
+        return anatomy(&atlases, n);
     }
     std::fs::create_dir_all(&out)?;
     let mut sheets = vec![("all", Synthetic::ALL), ("none", Synthetic::NONE)];
@@ -85,6 +91,74 @@ fn main() -> Outcome<()> {
         write_png(&out.join("real.png"), &rows)?;
     }
     Ok(())
+}
+
+/// Pairs of organs of which the way from the second to the first is printed.
+const PAIRS: [(Organ, Organ); 10] = [
+    (Organ::EyeL, Organ::EyeR),
+    (Organ::ParotidL, Organ::ParotidR),
+    (Organ::SmgL, Organ::SmgR),
+    (Organ::BrainStem, Organ::EyeL),
+    (Organ::EyeL, Organ::SmgL),
+    (Organ::EyeL, Organ::ParotidL),
+    (Organ::ParotidL, Organ::SmgL),
+    (Organ::BrainStem, Organ::Mandible),
+    (Organ::Mandible, Organ::ParotidL),
+    (Organ::SmgL, Organ::Mandible),
+];
+
+/// Mean and standard deviation over patients: ways in mm, volumes in cm3.
+fn anatomy(atlases: &[LabelAtlas], n: u64) -> Outcome<()> {
+    let varied =
+        Synthetic { sizes: true, pose: true, organ_shapes: true, open_mouth: true, ..Synthetic::NONE };
+    let shape = [128, 96, 112];
+    let mut stdout = std::io::stdout();
+    for atlas in atlases {
+        let mut ways = vec![Vec::new(); PAIRS.len()];
+        let mut volumes = vec![Vec::new(); Organ::COUNT];
+        for seed in 0..n {
+            let sample = atlas.draw(SPACING_MM, shape, &varied, &mut Pcg64::seed_from_u64(seed));
+            let mut found = vec![(0.0, [0.0; 3], true); Organ::COUNT];
+            for ((z, y, x), bits) in sample.organs.indexed_iter().filter(|(_, bits)| **bits != 0) {
+                for organ in OrganSet::from_bits(*bits).iter() {
+                    let (n, sum, is_whole) = &mut found[organ.index()];
+                    *n += 1.0;
+                    for (a, index) in [z, y, x].into_iter().enumerate() {
+                        sum[a] += index as f64 * SPACING_MM[a];
+                        *is_whole &= index > 0 && index + 1 < shape[a];
+                    }
+                }
+            }
+            for (way, (a, b)) in ways.iter_mut().zip(PAIRS) {
+                let [a, b] = [a, b].map(|organ| found[organ.index()]);
+                if a.0 > 0.0 && b.0 > 0.0 && a.2 && b.2 {
+                    way.push([2, 1, 0].map(|axis| a.1[axis] / a.0 - b.1[axis] / b.0));
+                }
+            }
+            for (volume, (n, _, is_whole)) in volumes.iter_mut().zip(&found) {
+                if *n > 0.0 && *is_whole {
+                    volume.push(n * SPACING_MM.iter().product::<f64>() / 1000.0);
+                }
+            }
+        }
+        for ((a, b), way) in PAIRS.iter().zip(&ways) {
+            let of = |axis: usize| mean(&way.iter().map(|w| w[axis]).collect::<Vec<f64>>());
+            let [x, y, z] = [0, 1, 2].map(of);
+            let text = [x, y, z].map(|(mean, deviation)| format!("{mean:6.0} ({deviation:.0})"));
+            writeln!(stdout, "{a:?} - {b:?}, {} patients: x, y, z {}", way.len(), text.join(" "))?;
+        }
+        for organ in Organ::ALL {
+            let (middle, deviation) = mean(&volumes[organ.index()]);
+            writeln!(stdout, "{organ:?}: {middle:.2} cm3 ({deviation:.2})")?;
+        }
+    }
+    Ok(())
+}
+
+fn mean(values: &[f64]) -> (f64, f64) {
+    let n = values.len().max(1) as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    (mean, (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt())
 }
 
 /// User and system time of this process.

@@ -36,7 +36,7 @@ impl<'a> Build<'a> {
         let sides: [f64; 3] = std::array::from_fn(|_| 1.0 + even(0.05));
         let shift = [even(25.0), even(14.0), even(12.0)];
         let bends = [Bend::draw(45.0, 2.0..=6.0, rng), Bend::draw(20.0, 0.0..=2.2, rng)];
-        let is_child = rng.random_range(0.0..1.0) < 0.12;
+        let is_child = rng.random_range(0.0..1.0) < 0.08;
         if varied.sizes && is_child {
             size *= rng.random_range(0.78..=0.92);
         }
@@ -50,14 +50,22 @@ impl<'a> Build<'a> {
         let pose = Pose::draw(rng);
         let mouth = OpenMouth::draw(rng);
         let fat = Fat::draw(rng);
-        let organs = OrganShapes::draw(landmarks, rng);
+        let proportions = (varied.sizes && spine.is_some()).then_some(proportions);
+        // Organs keep their own size: an adult's eye is as large in a long face as in a short one.
+        let grown = |place: [f64; 3]| -> [f64; 3] {
+            let own =
+                proportions.as_ref().zip(spine).map_or([0.0; 3], |(parts, spine)| parts.grown(spine, place));
+            let kept = if is_child { 0.5 } else { 1.0 };
+            std::array::from_fn(|a| own[a] + (size * sides[a]).ln() * kept)
+        };
+        let organs = OrganShapes::draw(landmarks, grown, rng);
         let mut build = Self {
             atlas,
             landmarks,
             matrix,
             centre: looked_at,
             bends,
-            proportions: (varied.sizes && spine.is_some()).then_some(proportions),
+            proportions,
             pose: (varied.pose && spine.is_some()).then_some(pose),
             mouth: mouth.filter(|_| varied.open_mouth && landmarks.jaw.is_some()),
             fat: varied.fat.then_some(fat),
@@ -177,13 +185,15 @@ struct Proportions {
 
 /// From the top of the cord down: the neck ends, mm.
 const NECK_MM: f64 = 110.0;
+/// Above the top of the cord: the face begins, at the height of the eyes, mm.
+const FACE_TOP_MM: f64 = 40.0;
 
 /// Patient sides per atlas sides in the mean: skull, face and neck, chest. The brains of both atlases are as large as
 /// patients', their faces are short and narrow: distances between brain stem, eyes, parotids, submandibular glands and
 /// mandible were matched to the 20 patients of `organ_sizes` (docs/synthetic.md).
 const MEAN_ALONG: [f64; 3] = [1.0, 1.12, 1.05];
 const MEAN_ACROSS: [f64; 3] = [1.0, 1.16, 1.08];
-const MEAN_AHEAD: [f64; 3] = [1.0, 1.18, 1.1];
+const MEAN_AHEAD: [f64; 3] = [1.02, 1.24, 1.1];
 const MEAN_BEHIND: [f64; 3] = [0.97, 1.06, 1.05];
 
 impl Proportions {
@@ -201,11 +211,36 @@ impl Proportions {
         }
     }
 
+    /// Factors across, ahead and behind at a height above the top of the cord and a distance behind it, mm. The face
+    /// hangs in front of the skull: what is further ahead belongs to it from higher up.
+    fn sideways(&self, height: f64, away: f64) -> [f64; 3] {
+        let to_face = smooth_step((55.0 - height + 0.8 * (-away).clamp(0.0, 60.0)) / 60.0);
+        let to_chest = smooth_step((-60.0 - height) / 90.0);
+        let mixed =
+            |[head, neck, chest]: [f64; 3]| head + (neck - head) * to_face + (chest - neck) * to_chest;
+        [mixed(self.across), mixed(self.ahead), mixed(self.behind)]
+    }
+
+    /// Logarithm of patient sides per atlas sides `(z, y, x)` at a place of the atlas.
+    fn grown(&self, spine: &Spine, place: [f64; 3]) -> [f64; 3] {
+        let height = place[0] - spine.top;
+        let [y, _] = spine.at(place[0]);
+        let along = if height > FACE_TOP_MM {
+            self.along[0]
+        } else if height > -NECK_MM {
+            self.along[1]
+        } else {
+            self.along[2]
+        };
+        let [across, ahead, behind] = self.sideways(height, place[1] - y);
+        let lengthwise = if place[1] < y { ahead } else { behind };
+        [along, lengthwise, across].map(|factor| -factor.ln())
+    }
+
     fn pull(&self, spine: &Spine, place: [f64; 3]) -> [f64; 3] {
         let height = place[0] - spine.top;
         let [head, neck, chest] = self.along;
-        // The face begins above the top of the cord: the neck's factor sets in over the height of the brain stem.
-        let (upper, lower) = (40.0, -NECK_MM);
+        let (upper, lower) = (FACE_TOP_MM, -NECK_MM);
         let z = spine.top
             + if height > upper {
                 (height - upper) * head + upper * neck
@@ -214,17 +249,13 @@ impl Proportions {
             } else {
                 (height - lower) * chest + lower * neck
             };
-        let to_neck = smooth_step((55.0 - height) / 60.0);
-        let to_chest = smooth_step((-60.0 - height) / 90.0);
-        let mixed =
-            |[head, neck, chest]: [f64; 3]| head + (neck - head) * to_neck + (chest - neck) * to_chest;
         let [y, x] = spine.at(place[0]);
         let [to_y, to_x] = spine.at(z);
         let away = place[1] - y;
-        let (ahead, behind) = (mixed(self.ahead), mixed(self.behind));
+        let [across, ahead, behind] = self.sideways(height, away);
         // Smooth from one factor to the other across the spine.
         let lengthwise = ahead + (behind - ahead) * smooth_step((away + 15.0) / 30.0);
-        [z, to_y + away * lengthwise, to_x + (place[2] - x) * mixed(self.across)]
+        [z, to_y + away * lengthwise, to_x + (place[2] - x) * across]
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) fn size(organ: Organ) -> Size {
         Organ::LensL | Organ::LensR => Size::Volume(0.205, 0.20),
         Organ::OpticNerveL | Organ::OpticNerveR => Size::Volume(0.74, 0.24),
         Organ::SmgL | Organ::SmgR => Size::Volume(8.9, 0.30),
+        // B, whose spread (0.59) is that of habits; the atlases' reach from hyoid to below the cricoid.
+        Organ::Larynx => Size::Volume(22.7, 0.35),
         // Half way between A (61, 57, 39) and B (51, 43, 35): the atlases' parotids are thin plates.
         Organ::ParotidL | Organ::ParotidR => Size::Sides([56.0, 50.0, 36.8], 0.36),
         _ => Size::Unknown,

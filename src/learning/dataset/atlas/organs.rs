@@ -30,7 +30,13 @@ struct Bump {
 }
 
 impl OrganShapes {
-    pub(super) fn draw(landmarks: &Landmarks, rng: &mut impl Rng) -> Self {
+    /// `grown`: logarithm of patient sides per atlas sides at a place of the atlas, by build and proportions, which an
+    /// organ of known size does not follow.
+    pub(super) fn draw(
+        landmarks: &Landmarks,
+        grown: impl Fn([f64; 3]) -> [f64; 3],
+        rng: &mut impl Rng,
+    ) -> Self {
         let mut bumps = Vec::new();
         // Partners vary together for the most part: this many parts of the variance are common to all organs.
         let common = normal(rng) * 0.5;
@@ -41,10 +47,14 @@ impl OrganShapes {
             if matches!(organ, Organ::SpinalCord | Organ::BrachialPlexus) {
                 continue;
             }
-            let (means, deviation) = match size(organ) {
-                Size::Volume(mean, deviation) => ([(mean / place.volume_cm3).ln() / 3.0; 3], deviation),
+            let grown = grown(place.centre);
+            let (means, deviation): ([f64; 3], f64) = match size(organ) {
+                Size::Volume(mean, deviation) => {
+                    let side = ((mean / place.volume_cm3).ln() - grown.iter().sum::<f64>()) / 3.0;
+                    ([side; 3], deviation)
+                }
                 Size::Sides(sides, deviation) => {
-                    (std::array::from_fn(|a| (sides[a] / (2.0 * place.half[a])).ln()), deviation)
+                    (std::array::from_fn(|a| (sides[a] / (2.0 * place.half[a])).ln() - grown[a]), deviation)
                 }
                 // A mandible is a bow: its sides vary far less than its volume, which is its thickness.
                 Size::Unknown if organ == Organ::Mandible => ([0.0; 3], 0.1),
@@ -62,7 +72,9 @@ impl OrganShapes {
             });
         }
         // The atlas's cord has a section of about 94 mm2.
-        let section = ((CORD_AREA.0 / 94.0_f64).ln() + CORD_AREA.1 * normal(rng)) / 2.0;
+        let stretched = landmarks.organ(Organ::SpinalCord).map_or([0.0; 3], |cord| grown(cord.centre));
+        let mean = (CORD_AREA.0 / 94.0_f64).ln() - stretched[1] - stretched[2];
+        let section = (mean + CORD_AREA.1 * normal(rng)) / 2.0;
         Self { bumps, cord: (-section).exp().clamp(1.0 / 1.3, 1.3) }
     }
 
