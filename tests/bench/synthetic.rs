@@ -23,7 +23,7 @@ use rand_pcg::Pcg64;
 const SPACING_MM: [f64; 3] = [3.0, 2.5, 2.5];
 const SHAPE: [usize; 3] = [96, 80, 96];
 /// HU of black, and white less black.
-const WINDOW: (f32, f32) = (-250.0, 700.0);
+const WINDOW: (f32, f32) = (-400.0, 900.0);
 /// Pixels per voxel.
 const ZOOM: usize = 2;
 
@@ -64,7 +64,7 @@ fn main() -> Outcome<()> {
     for (name, varied) in sheets {
         let mut rows = Vec::new();
         let mut spent = 0.0;
-        for seed in 0..if name == "all" { n } else { n.min(3) } {
+        for seed in 0..if name == "all" { n } else { n.min(4) } {
             let atlas = &atlases[usize::try_from(seed)? % atlases.len()];
             let mut rng = Pcg64::seed_from_u64(seed + 100);
             let before = cpu_seconds()?;
@@ -175,7 +175,10 @@ type Rgb = Array2<[u8; 3]>;
 fn row(sample: &Sample) -> Rgb {
     let [d, h, w] = SHAPE;
     let mut planes = Vec::new();
-    for z in [d / 4, d / 2, 3 * d / 4] {
+    // Where metal is, if there is any, instead of the lowest.
+    let brightest = (0..d).map(|z| sample.image.index_axis(Axis(0), z).iter().filter(|v| **v > 0.9).count());
+    let (z, n) = brightest.enumerate().max_by_key(|(_, n)| *n).unwrap_or((0, 0));
+    for z in [if n > 3 { z } else { d / 4 }, d / 2, 3 * d / 4] {
         planes.push(plane(sample.image.index_axis(Axis(0), z), sample.organs.index_axis(Axis(0), z), 1.0));
     }
     for y in [2 * h / 5, 3 * h / 5] {

@@ -18,7 +18,7 @@ use crate::settings::Synthetic;
 use crate::vocabulary::organ::Organ;
 
 /// Distance of the nodes of the deformation, mm.
-const NODE_MM: f64 = 5.0;
+const NODE_MM: f64 = 6.0;
 
 /// Outside the patient, HU.
 const AIR_HU: f32 = -1024.0;

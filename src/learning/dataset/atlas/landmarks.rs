@@ -161,7 +161,7 @@ fn spine(atlas: &LabelAtlas) -> Option<Spine> {
 }
 
 /// The joints of the atlases are the top of the condyle and 3.2 mm round it, so bone that deep inside is the condyle.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few voxels")]
+#[expect(clippy::cast_possible_truncation, reason = "a few voxels")]
 fn condyle(atlas: &LabelAtlas, joint: Organ) -> Option<Condyle> {
     const ROUND_MM: f64 = 3.2;
     const BONE: [u8; 2] = [6, 7];

@@ -51,7 +51,7 @@ impl Metal {
         let fillings = (0..n).map(|_| Filling::draw(rng)).collect();
         Self {
             fillings,
-            strength: rng.random_range(4.5_f32..=7.0).exp(),
+            strength: rng.random_range(4.3_f32..=6.6).exp(),
             fade_mm: rng.random_range(12.0..=60.0),
         }
     }

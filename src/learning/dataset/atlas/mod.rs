@@ -219,6 +219,63 @@ mod tests {
         assert_ne!(draw(4).image, draw(5).image);
     }
 
+    /// On the shipped anatomy, coarse: each switch changes some patient, and nothing but itself is needed for it.
+    #[test]
+    fn every_switch_does_something() {
+        let anatomy = crate::learning::phantom::shipped_anatomy().unwrap();
+        let none = Synthetic::NONE;
+        let draw = |varied: &Synthetic, seed| {
+            anatomy.draw([6.0; 3], [48, 32, 48], varied, &mut Pcg64::seed_from_u64(seed))
+        };
+        let seeds = 0..6;
+        let plain: Vec<_> = seeds.clone().map(|seed| draw(&none, seed)).collect();
+        for (name, varied) in [
+            ("sizes", Synthetic { sizes: true, ..none }),
+            ("fat", Synthetic { fat: true, ..none }),
+            ("pose", Synthetic { pose: true, ..none }),
+            ("open_mouth", Synthetic { open_mouth: true, ..none }),
+            ("organ_shapes", Synthetic { organ_shapes: true, ..none }),
+            ("disease", Synthetic { disease: true, ..none }),
+            ("contrast", Synthetic { contrast: true, ..none }),
+            ("scanner", Synthetic { scanner: true, ..none }),
+            ("dental_metal", Synthetic { dental_metal: true, ..none }),
+            ("devices", Synthetic { devices: true, ..none }),
+            ("field_of_view", Synthetic { field_of_view: true, ..none }),
+        ] {
+            let changed = seeds.clone().filter(|seed| draw(&varied, *seed) != plain[*seed as usize]).count();
+            assert!(changed > 0, "{name} changes nothing");
+        }
+    }
+
+    /// Jacobian of the way into the atlas, over 2 mm, at places inside the patient: where it is negative, tissue is
+    /// folded over.
+    #[test]
+    fn deformations_hardly_ever_fold() {
+        let anatomy = crate::learning::phantom::shipped_anatomy().unwrap();
+        let (mut n, mut folded) = (0_usize, 0_usize);
+        for seed in 0..8 {
+            let build = build::Build::draw(&anatomy, &Synthetic::ALL, &mut Pcg64::seed_from_u64(seed));
+            for k in 0..16 * 12 * 16_usize {
+                let at = [k / 192, k / 16 % 12, k % 16].map(|i| i as f64 * 15.0 - 110.0);
+                let here = build.place(at);
+                if here[3] > -2.0 {
+                    continue;
+                }
+                let column = |axis: usize| -> [f64; 3] {
+                    let mut to = at;
+                    to[axis] += 2.0;
+                    let there = build.place(to);
+                    std::array::from_fn(|a| there[a] - here[a])
+                };
+                let [a, b, c] = [0, 1, 2].map(column);
+                let cross = [b[1] * c[2] - b[2] * c[1], b[2] * c[0] - b[0] * c[2], b[0] * c[1] - b[1] * c[0]];
+                n += 1;
+                folded += usize::from((0..3).map(|i| a[i] * cross[i]).sum::<f64>() <= 0.0);
+            }
+        }
+        assert!(n > 4000 && folded * 200 < n, "{folded} of {n} places are folded");
+    }
+
     #[test]
     fn tissues_are_read_from_the_end_of_the_line() {
         let path = Path::new("tissues.csv");

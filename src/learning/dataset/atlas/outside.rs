@@ -16,8 +16,7 @@ pub(super) struct Outside {
     headrest: Option<(f32, f32)>,
     /// Plane under the patient: distance from the back, mm; HU of its shell.
     couch: Option<(f32, f32)>,
-    /// On the skin: centre as parts of the image, radius, thickness, mm; HU.
-    bolus: Option<([f32; 3], f32, f32, f32)>,
+    bolus: Option<Bolus>,
     /// Air from here on, mm from the skin; inference finds the body with a margin of 4 mm voxels, and a set of planning
     /// CTs was cut at the drawn skin.
     margin_mm: f32,
@@ -36,6 +35,37 @@ struct Mask {
     reaches_back_mm: f32,
 }
 
+impl Mask {
+    /// Part of a voxel of this side, so far from the skin, that the mask fills.
+    fn share(&self, far: f32, side: f32) -> f32 {
+        let (low, high) = (far - side / 2.0, far + side / 2.0);
+        ((high.min(self.gap_mm + self.thickness_mm) - low.max(self.gap_mm)) / side).clamp(0.0, 1.0)
+    }
+}
+
+/// A slab on the skin.
+struct Bolus {
+    /// As parts of the image.
+    centre: [f32; 3],
+    radius_mm: f32,
+    thickness_mm: f32,
+    hu: f32,
+}
+
+impl Bolus {
+    fn holds(&self, voxel: [usize; 3], far: f32, scanner: &Scanner) -> bool {
+        let away = |a: usize| {
+            let middle = self.centre[a] * scanner.shape[a] as f32;
+            ((voxel[a] as f32 - middle) * single(scanner.spacing_mm[a])).powi(2)
+        };
+        far < self.thickness_mm && (0..3).map(away).sum::<f32>() < self.radius_mm * self.radius_mm
+    }
+}
+
+/// Shell of a couch, and the foam in it.
+const SHELL_MM: f32 = 2.5;
+const FOAM_HU: f32 = -930.0;
+
 impl Outside {
     pub(super) fn draw(varied: &Synthetic, rng: &mut impl Rng) -> Self {
         let mask = Mask {
@@ -47,12 +77,12 @@ impl Outside {
         };
         let headrest = (rng.random_range(5.0..=45.0), rng.random_range(-980.0..=-820.0));
         let couch = (rng.random_range(2.0..=40.0), rng.random_range(-500.0..=100.0));
-        let bolus = (
-            std::array::from_fn(|_| rng.random_range(0.1..=0.9)),
-            rng.random_range(25.0..=70.0),
-            rng.random_range(3.0..=10.0),
-            rng.random_range(-60.0..=90.0),
-        );
+        let bolus = Bolus {
+            centre: std::array::from_fn(|_| rng.random_range(0.1..=0.9)),
+            radius_mm: rng.random_range(25.0..=70.0),
+            thickness_mm: rng.random_range(3.0..=10.0),
+            hu: rng.random_range(-60.0..=90.0),
+        };
         let mut often = |probability: f64| varied.devices && rng.random_range(0.0..1.0) < probability;
         let (has_mask, has_rest) = (often(0.6), often(0.6));
         let (has_couch, has_bolus) = (often(0.7), often(0.08));
@@ -80,59 +110,41 @@ impl Outside {
         let [_, step_y, step_x] = scanner.spacing_mm.map(single);
         let back = is_body.indexed_iter().filter(|(_, inside)| **inside).map(|((_, y, _), _)| y).max();
         let back = back.unwrap_or(scanner.shape[1]) as f32 * step_y;
-        hu.axis_iter_mut(Axis(0)).into_par_iter().zip(is_body.axis_iter(Axis(0))).enumerate().for_each(
-            |(z, (mut plane, body))| {
-                let mut rng = Pcg64::seed_from_u64(seed ^ z as u64);
-                let distance = distance_to(body, [step_y, step_x]);
-                let rows = body.outer_iter().enumerate().filter(|(_, row)| row.iter().any(|inside| *inside));
-                let rows: Vec<usize> = rows.map(|(y, _)| y).collect();
-                let ends = rows.first().zip(rows.last());
-                let [front, behind] =
-                    ends.map_or([0.0; 2], |(a, b)| [*a as f32 * step_y, *b as f32 * step_y]);
-                for ((y, x), value) in plane.indexed_iter_mut() {
-                    let far = distance[[y, x]];
-                    if far <= 0.0 {
-                        continue;
-                    }
-                    let row_mm = y as f32 * step_y;
-                    if let Some((depth, foam)) = self.headrest.filter(|_| ends.is_some()) {
-                        if row_mm > behind - depth {
-                            *value = value.max(foam);
-                        }
-                    }
-                    if let Some((below, shell)) = self.couch {
-                        let under = row_mm - back - below;
-                        if (0.0..2.5).contains(&under) {
-                            *value = value.max(shell);
-                        } else if under >= 2.5 {
-                            *value = value.max(-930.0);
-                        }
-                    }
-                    if let Some(mask) = &self.mask {
-                        let in_reach = row_mm < (front + behind) / 2.0 + mask.reaches_back_mm;
-                        if in_reach && z as f32 / n_slices > mask.ends_at {
-                            let (low, high) = (far - step_x / 2.0, far + step_x / 2.0);
-                            let shell = (mask.gap_mm, mask.gap_mm + mask.thickness_mm);
-                            let share = ((high.min(shell.1) - low.max(shell.0)) / step_x).clamp(0.0, 1.0);
-                            let share = share * rng.random_range(0.5..=1.0);
-                            *value += share * (mask.hu - *value).max(0.0);
-                        }
-                    }
-                    if let Some((centre, radius, thickness, own)) = self.bolus {
-                        let at: [f32; 3] = [z, y, x].map(|n| n as f32);
-                        let away: f32 = (0..3)
-                            .map(|a| {
-                                let middle = centre[a] * scanner.shape[a] as f32;
-                                ((at[a] - middle) * single(scanner.spacing_mm[a])).powi(2)
-                            })
-                            .sum();
-                        if far < thickness && away < radius * radius {
-                            *value = own;
-                        }
-                    }
+        let planes = hu.axis_iter_mut(Axis(0)).into_par_iter().zip(is_body.axis_iter(Axis(0))).enumerate();
+        planes.for_each(|(z, (mut plane, body))| {
+            let mut rng = Pcg64::seed_from_u64(seed ^ z as u64);
+            let distance = distance_to(body, [step_y, step_x]);
+            let holds_body = |row: &usize| body.row(*row).iter().any(|inside| *inside);
+            let rows = 0..body.nrows();
+            let Some((front, behind)) = rows.clone().find(holds_body).zip(rows.rev().find(holds_body)) else {
+                return;
+            };
+            let ends = [front, behind].map(|row| row as f32 * step_y);
+            let has_mask = self.mask.as_ref().filter(|mask| z as f32 / n_slices > mask.ends_at);
+            for ((y, x), value) in plane.indexed_iter_mut() {
+                let far = distance[[y, x]];
+                if far <= 0.0 {
+                    continue;
                 }
-            },
-        );
+                let row_mm = y as f32 * step_y;
+                if let Some((_, foam)) = self.headrest.filter(|(depth, _)| row_mm > ends[1] - depth) {
+                    *value = value.max(foam);
+                }
+                if let Some((below, shell)) = self.couch.filter(|(below, _)| row_mm > back + below) {
+                    *value = value.max(if row_mm < back + below + SHELL_MM { shell } else { FOAM_HU });
+                }
+                if let Some(mask) =
+                    has_mask.filter(|mask| row_mm < (ends[0] + ends[1]) / 2.0 + mask.reaches_back_mm)
+                {
+                    let share = mask.share(far, step_x) * rng.random_range(0.5..=1.0);
+                    *value += share * (mask.hu - *value).max(0.0);
+                }
+                if let Some(bolus) = self.bolus.as_ref().filter(|bolus| bolus.holds([z, y, x], far, scanner))
+                {
+                    *value = bolus.hu;
+                }
+            }
+        });
     }
 
     /// Sets to `air` what the network is not shown.

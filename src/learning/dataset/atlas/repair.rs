@@ -101,3 +101,50 @@ fn straighten(labels: &mut Array3<u8>, tissues: &mut Array3<u8>, spacing_mm: [f6
 fn class(organ: Organ) -> u8 {
     organ as u8
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cord at row 20 that jumps to row 27 for its uppermost 12 slices, under a brain stem of 76 slices at row 20, all
+    /// with a mark at low x, on 1 mm.
+    #[test]
+    fn a_cord_that_jumps_is_put_back_and_the_stem_ends_at_the_dens() {
+        let (cord, stem) = (class(Organ::SpinalCord), class(Organ::BrainStem));
+        let mut labels = Array3::<u8>::zeros((140, 48, 40));
+        let mut tissues = Array3::from_elem((140, 48, 40), 3_u8);
+        for z in 0..136 {
+            let (label, row) = match z {
+                0..48 => (cord, 20),
+                48..60 => (cord, 27),
+                _ => (stem, 20),
+            };
+            labels.slice_mut(ndarray::s![z, row - 4..row + 5, 14..23]).fill(label);
+            tissues.slice_mut(ndarray::s![z, row - 4..row + 5, 14..23]).fill(18);
+        }
+        let before = labels.iter().filter(|label| **label != 0).count();
+        repair(&mut labels, &mut tissues, [1.0; 3]);
+        assert_eq!(labels.iter().filter(|label| **label != 0).count(), before);
+        for z in 0..136 {
+            // From the top of the cord, 59, to the tip of the dens, 73, the stem has become cord.
+            let label = if z < 73 { cord } else { stem };
+            let [row, column] = middle_of(&labels, z, label).unwrap();
+            assert!((row - 20.0).abs() < 1e-9 && (column - 18.0).abs() < 1e-9, "slice {z}: row {row}");
+        }
+        assert_eq!((tissues[[50, 30, 18]], tissues[[50, 20, 18]]), (FLUID, 18));
+    }
+
+    #[test]
+    fn a_bent_neck_is_left_alone() {
+        let (cord, stem) = (class(Organ::SpinalCord), class(Organ::BrainStem));
+        let mut labels = Array3::<u8>::zeros((100, 60, 40));
+        for z in 0..100_usize {
+            let label = if z < 50 { cord } else { stem };
+            labels[[z, 10 + z / 4, 18]] = label;
+        }
+        let mut tissues = labels.mapv(|_| 3);
+        let before = labels.clone();
+        repair(&mut labels, &mut tissues, [1.0; 3]);
+        assert_eq!(labels, before);
+    }
+}
