@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn the_shipped_recipes_are_valid() {
-        for name in ["train.yaml", "starter.yaml", "starter-2.yaml", "starter-3.yaml"] {
+        for name in ["train.yaml", "ablation.yaml", "starter.yaml", "starter-2.yaml", "starter-3.yaml"] {
             let recipe = TrainRecipe::parse(&shipped(name), Path::new(name)).unwrap();
             assert!(recipe.heads.mask_from_step >= recipe.heads.refinement_from_step, "{name}");
         }

@@ -69,7 +69,7 @@ const FOAM_HU: f32 = -930.0;
 impl Outside {
     pub(super) fn draw(varied: &Synthetic, rng: &mut impl Rng) -> Self {
         let mask = Mask {
-            gap_mm: rng.random_range(0.0..=2.0),
+            gap_mm: rng.random_range(0.0..=5.0),
             thickness_mm: rng.random_range(1.6..=3.2),
             hu: rng.random_range(-250.0..=150.0),
             ends_at: rng.random_range(-0.2..=0.5),
