@@ -9,12 +9,16 @@ set -eu
 oarlock=$1
 out=$2
 steps=${3:-200}
-patients=${4:-12}
+patients=${4:-33}
 seed=${5:-7}
 [ $# -gt 5 ] && shift 5 || shift $#
 switches="sizes fat pose open_mouth organ_shapes disease contrast scanner dental_metal devices field_of_view"
 [ $# -gt 0 ] || set -- all none $switches
-mkdir -p "$out"
+mkdir -p "$out/validation"
+# Only so many patients, and none left over to measure once more at the end.
+real=$(sed -n 's/^ *open_kbp_validation: *//p' config/ablation.yaml)
+head -n $((patients + 1)) "$real/manifest.csv" >"$out/validation/manifest.csv"
+for folder in "$real"/pt_*; do ln -sfn "$(cd "$folder" && pwd)" "$out/validation/$(basename "$folder")"; done
 for variant in "$@"; do
     run="$out/$variant-$seed"
     case $variant in
@@ -25,7 +29,7 @@ for variant in "$@"; do
     sed -e "s|^output:.*|output: $run|" -e "s|^synthetic:.*|synthetic: {$off}|" -e "s|^seed:.*|seed: $seed|" \
         -e "s|^steps:.*|steps: $steps|" -e "s|validation_steps:.*|validation_steps: $steps|" \
         -e "s|validation_from_step:.*|validation_from_step: $steps|" \
-        -e "s|validation_patients:.*|validation_patients: $patients|" config/ablation.yaml >"$run.yaml"
+        -e "s|open_kbp_validation:.*|open_kbp_validation: $out/validation|" config/ablation.yaml >"$run.yaml"
     if ! grep -qs "validation DSC" "$run.log"; then
         rm -rf "$run"
         "$oarlock" train --config "$run.yaml" >"$run.log" 2>&1 || { tail -3 "$run.log" >&2; exit 1; }
