@@ -4,6 +4,7 @@ mod checkpoint_names;
 mod manifest;
 mod organs;
 pub mod service;
+mod synthetic;
 mod train;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ pub use checkpoint_names::{NameTable, Plain, Unused, WithNorm};
 pub use manifest::{DoorEntry, GraphEntry, Manifest, ModelEntry};
 pub use organs::{OrganEntry, StructureTemplate};
 pub use service::ServiceSettings;
+pub use synthetic::Synthetic;
 pub use train::{Augment, Heads, NormStatistics, Optimizer, Rhythm, Sources, TrainRecipe};
 
 /// Why a settings file cannot be used.

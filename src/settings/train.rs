@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::SettingsError;
+use super::{SettingsError, Synthetic};
 
 /// A training recipe as written, checked; see config/train.yaml for every key.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -32,6 +32,9 @@ pub struct TrainRecipe {
     pub crop: [usize; 3],
     /// How far a crop may be from the patient as scanned.
     pub augment: Augment,
+    /// What synthetic patients are varied by; all of it unless said otherwise.
+    #[serde(default)]
+    pub synthetic: Synthetic,
     /// Steps of the run.
     pub steps: u64,
     /// Stop after this long, with a checkpoint.
@@ -242,7 +245,7 @@ mod tests {
 
     #[test]
     fn the_shipped_recipes_are_valid() {
-        for name in ["train.yaml", "starter.yaml", "starter-2.yaml", "starter-3.yaml"] {
+        for name in ["train.yaml", "ablation.yaml", "starter.yaml", "starter-2.yaml", "starter-3.yaml"] {
             let recipe = TrainRecipe::parse(&shipped(name), Path::new(name)).unwrap();
             assert!(recipe.heads.mask_from_step >= recipe.heads.refinement_from_step, "{name}");
         }

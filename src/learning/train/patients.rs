@@ -11,6 +11,7 @@ use super::TrainError;
 use crate::learning::dataset::{
     AugmentSettings, DatasetError, LabelAtlas, OpenKbpPatient, Sample, draw_sample,
 };
+use crate::settings::Synthetic;
 
 /// How many samples wait for the step at most.
 const AHEAD: usize = 3;
@@ -29,6 +30,8 @@ pub(super) struct Patients {
     pub(super) crop: [usize; 3],
     /// How far a look may be from the patient as scanned.
     pub(super) augment: AugmentSettings,
+    /// What synthetic patients are varied by.
+    pub(super) varied: Synthetic,
     /// Seed of the run.
     pub(super) seed: u64,
 }
@@ -42,7 +45,7 @@ impl Patients {
         let mut rng = Pcg64::seed_from_u64(self.seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         if self.real.is_empty() || (!self.atlases.is_empty() && rng.random_range(0.0..1.0) < self.synthetic) {
             let atlas = &self.atlases[rng.random_range(0..self.atlases.len())];
-            return Ok(atlas.draw(self.spacing_mm, self.crop, &mut rng));
+            return Ok(atlas.draw(self.spacing_mm, self.crop, &self.varied, &mut rng));
         }
         let patient = &self.real[rng.random_range(0..self.real.len())];
         let case = patient.read()?;

@@ -316,6 +316,7 @@ pub(super) fn patients(recipe: &TrainRecipe, preset: &Preset) -> Result<Patients
             shift_hu: a.shift_hu,
             noise_hu: a.noise_hu,
         },
+        varied: recipe.synthetic,
         seed: recipe.seed,
     })
 }
