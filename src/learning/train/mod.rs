@@ -87,7 +87,7 @@ pub enum TrainError {
         name: std::path::PathBuf,
         /// Why.
         #[source]
-        source: ModelError,
+        source: Box<ModelError>,
     },
     /// `start_from` names a model whose graphs are not those of its preset.
     #[error("start_from {} cannot be trained further", name.display())]
@@ -96,7 +96,7 @@ pub enum TrainError {
         name: std::path::PathBuf,
         /// Why.
         #[source]
-        source: OfGraphsError,
+        source: Box<OfGraphsError>,
     },
     /// A model, whose norms are folded, with norms that follow each case.
     #[error(

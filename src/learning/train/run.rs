@@ -280,7 +280,7 @@ fn started(preset: &Preset, recipe: &TrainRecipe, file: &Path) -> Result<Weights
 
 /// The weights of the first model of a folder, or of the model of a name.
 fn of_model(preset: &Preset, name: &Path) -> Result<Weights, TrainError> {
-    let failed = |source| TrainError::StartModel { name: name.to_path_buf(), source };
+    let failed = |source| TrainError::StartModel { name: name.to_path_buf(), source: Box::new(source) };
     let model = if name.is_dir() {
         let registry = ModelRegistry::of_folder(name.to_path_buf());
         let first = registry.list().map_err(failed)?.into_iter().find(|model| model.folder.is_some());
@@ -295,7 +295,7 @@ fn of_model(preset: &Preset, name: &Path) -> Result<Weights, TrainError> {
     }
     let graphs: Vec<&[u8]> = model.graphs.iter().map(|graph| graph.bytes.as_ref()).collect();
     Weights::of_graphs(preset, &graphs)
-        .map_err(|source| TrainError::StartGraphs { name: name.to_path_buf(), source })
+        .map_err(|source| TrainError::StartGraphs { name: name.to_path_buf(), source: Box::new(source) })
 }
 
 fn drawn(preset: &Preset, seed: u64) -> Weights {
