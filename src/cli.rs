@@ -37,6 +37,10 @@ pub enum Command {
     /// Two structure sets or mask files, organ by organ.
     Compare(CompareArgs),
     /// Train a model from a recipe.
+    ///
+    /// Writes into the recipe's output folder: checkpoints, log.jsonl (a line per step and validation), report.html and, at
+    /// the end, the model. Ctrl-C and SIGTERM stop it after the step with a checkpoint, exit codes 130 and 143; --resume
+    /// goes on to the same numbers.
     Train(TrainArgs),
     /// A model on held-out cases: DSC and 95 % HD per organ.
     Evaluate(EvaluateArgs),
@@ -167,7 +171,7 @@ pub struct TrainArgs {
     /// Begin with these weights: a checkpoint, a folder with a model, or a model's name; the recipe's `start_from`.
     #[arg(long, value_name = "MODEL", conflicts_with = "resume")]
     pub from: Option<PathBuf>,
-    /// Stop after this step, with a checkpoint, as Ctrl-C would.
+    /// Stop after this step, with a checkpoint and a model.
     #[arg(long, value_name = "STEP", conflicts_with = "dry_run")]
     pub until: Option<u64>,
     /// Check recipe and patients, reckon the memory, and train nothing.

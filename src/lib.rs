@@ -32,10 +32,11 @@ pub mod pipeline;
 
 pub mod service;
 
+pub mod picture;
+
 pub mod learning;
 
 pub mod convert;
-pub mod picture;
 
 pub mod cli;
 pub mod command;

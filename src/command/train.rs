@@ -2,14 +2,16 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{CommandResult, RuntimeChoice, say};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{CommandResult, RuntimeChoice, say, tell};
 use crate::cli::TrainArgs;
-use crate::learning::train::{Event, Start, prospect, train};
+use crate::learning::train::{Event, Start, Validation, prospect, train};
 use crate::settings::TrainRecipe;
 
 /// Runs the command.
@@ -21,24 +23,27 @@ pub(super) fn run(args: TrainArgs, runtime: &RuntimeChoice) -> CommandResult {
         return Ok(ExitCode::SUCCESS);
     }
     let runtime = super::start_runtime(runtime)?;
-    let stop = stop_on_ctrl_c()?;
+    let stop = Stop::on_signals()?;
     let start = if args.resume { Start::Resume } else { Start::Fresh };
     let mut screen = Screen::new(&recipe);
-    let outcome = train(&recipe, runtime, start, args.until, &stop, &mut |event| screen.show(event));
+    let outcome = train(&recipe, runtime, start, args.until, &stop.asked, &mut |event| screen.show(event));
     screen.bar.finish_and_clear();
     let outcome = outcome?;
-    let validation =
-        outcome.validation.map_or_else(|| "not validated".to_owned(), |dsc| format!("mean DSC {dsc:.3}"));
+    let share = 100.0 * outcome.waited_s / outcome.took_s.max(1e-9);
     say(format_args!(
-        "{} steps; model {} in {}, {validation}",
-        outcome.steps,
-        recipe.name,
-        outcome.model.display()
+        "{} steps, {:.1} s ({share:.2} %) of them waiting for data",
+        outcome.steps, outcome.waited_s
     ));
-    if !outcome.finished {
-        say("not all steps are done; go on with --resume");
+    if let Some(model) = &outcome.model {
+        let validation =
+            outcome.validation.map_or_else(|| "not validated".to_owned(), |dsc| format!("mean DSC {dsc:.3}"));
+        say(format_args!("model {} in {}, {validation}", recipe.name, model.display()));
     }
-    Ok(ExitCode::SUCCESS)
+    say(format_args!("report in {}", recipe.output.join("report.html").display()));
+    if !outcome.finished || outcome.model.is_none() {
+        say("not all is done; go on with --resume");
+    }
+    Ok(if outcome.model.is_some() { ExitCode::SUCCESS } else { stop.exit_code() })
 }
 
 /// A bar on a terminal, plain lines elsewhere.
@@ -51,7 +56,7 @@ struct Screen {
 
 impl Screen {
     fn new(recipe: &TrainRecipe) -> Self {
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta} left  {wide_msg}")
+        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {eta} left  {wide_msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::new(recipe.steps).with_style(style);
         Self { bar, log_steps: recipe.rhythm.log_steps, steps: recipe.steps, first: None }
@@ -59,9 +64,13 @@ impl Screen {
 
     fn show(&mut self, event: &Event<'_>) {
         match event {
-            Event::Step { step, losses, learning_rate, case } => {
-                let (first, since) = *self.first.get_or_insert((*step, Instant::now()));
-                let line = format!("{losses}, lr {learning_rate:.2e}, {case}");
+            Event::Step { step, losses, learning_rate, case, wait_s, .. } => {
+                let (first, since) = *self.first.get_or_insert_with(|| {
+                    self.bar.set_position(*step);
+                    self.bar.reset_eta();
+                    (*step, Instant::now())
+                });
+                let line = format!("{losses}, lr {learning_rate:.2e}, waited {wait_s:.2} s, {case}");
                 self.bar.set_position(*step);
                 self.bar.set_message(line.clone());
                 if self.bar.is_hidden() && step % self.log_steps == 0 {
@@ -73,16 +82,11 @@ impl Screen {
                     ));
                 }
             }
+            Event::Validating { done, of } => {
+                self.bar.set_message(format!("validating patient {} of {of}", done + 1));
+            }
             Event::Validated { step, validation } => {
-                let organs: Vec<String> = validation
-                    .means()
-                    .map(|(organ, dsc)| format!("{} {dsc:.3}", organ.paper_name()))
-                    .collect();
-                self.line(&format!(
-                    "step {step}: validation DSC {:.3} ({})",
-                    validation.mean(),
-                    organs.join(", ")
-                ));
+                validation_lines(*step, validation).iter().for_each(|line| self.line(line));
             }
             Event::PassedOver(error) => self.line(&format!("passed over: {error}")),
         }
@@ -97,17 +101,79 @@ impl Screen {
     }
 }
 
-/// Set on Ctrl-C: the step in hand is finished, the state written, then the run ends.
-fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>, std::io::Error> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&stop);
-    let listener = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    std::thread::spawn(move || {
-        listener.block_on(async {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                seen.store(true, Ordering::Relaxed);
-            }
+/// The mean, then one line per organ.
+fn validation_lines(step: u64, validation: &Validation) -> Vec<String> {
+    let mut lines = vec![format!("step {step}: validation, mean DSC over organs {:.3}", validation.mean())];
+    lines.extend(validation.means().map(|(organ, dsc)| {
+        let (found, cases) = validation.found(organ);
+        format!("  {:<18} DSC {dsc:.3}, found in {found} of {cases}", organ.paper_name())
+    }));
+    lines
+}
+
+/// Set on Ctrl-C or SIGTERM: the step in hand is finished, the state written, then the run ends.
+struct Stop {
+    asked: Arc<AtomicBool>,
+    signal: Arc<AtomicU8>,
+}
+
+/// What a shell calls the end by a signal: this and the signal's number.
+const ENDED_BY_SIGNAL: u8 = 128;
+const SIGINT: u8 = 2;
+const SIGTERM: u8 = 15;
+
+impl Stop {
+    fn on_signals() -> Result<Self, std::io::Error> {
+        let stop = Self { asked: Arc::default(), signal: Arc::default() };
+        let (asked, number) = (Arc::clone(&stop.asked), Arc::clone(&stop.signal));
+        let listener = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let (mut interrupt, mut terminate) = {
+            let _here = listener.enter();
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+        };
+        std::thread::spawn(move || {
+            listener.block_on(async {
+                let seen = tokio::select! {
+                    _ = interrupt.recv() => SIGINT,
+                    _ = terminate.recv() => SIGTERM,
+                };
+                number.store(seen, Ordering::Relaxed);
+                asked.store(true, Ordering::Relaxed);
+                tell("stopping after this step, with a checkpoint");
+            });
         });
-    });
-    Ok(stop)
+        Ok(stop)
+    }
+
+    /// 130 after Ctrl-C, 143 after SIGTERM, 0 where nobody asked.
+    fn exit_code(&self) -> ExitCode {
+        match self.signal.load(Ordering::Relaxed) {
+            0 => ExitCode::SUCCESS,
+            number => ExitCode::from(ENDED_BY_SIGNAL + number),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vocabulary::organ::Organ;
+
+    /// Larynx 0.5 and 0, found once: mean 0.25; mandible 0.75: together 0.5.
+    #[test]
+    fn a_validation_is_told_organ_by_organ() {
+        let dice = [(Organ::Larynx, vec![0.5, 0.0]), (Organ::Mandible, vec![0.75])];
+        let n_found = [(Organ::Larynx, 1), (Organ::Mandible, 1)];
+        let validation =
+            Validation { dice: dice.into_iter().collect(), n_found: n_found.into_iter().collect() };
+        let lines = validation_lines(40, &validation);
+        assert_eq!(
+            lines,
+            [
+                "step 40: validation, mean DSC over organs 0.500",
+                "  Larynx             DSC 0.250, found in 1 of 2",
+                "  Mandible           DSC 0.750, found in 1 of 1",
+            ]
+        );
+    }
 }

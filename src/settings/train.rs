@@ -49,6 +49,9 @@ pub struct TrainRecipe {
     /// What the model card says of the sources: name, licence, attribution.
     #[serde(default)]
     pub notices: Vec<String>,
+    /// The recipe as it was written, for the report.
+    #[serde(skip)]
+    pub text: String,
 }
 
 /// By which statistics the trunk's batch norms work in training.
@@ -78,12 +81,19 @@ pub struct Sources {
     pub atlases: Vec<PathBuf>,
     /// Share of synthetic patients among the steps.
     pub atlas_share: f64,
+    /// How far patients and mask boxes with organs that few real patients annotate come before the others: 0 all alike,
+    /// 1 as often as would even the organs out.
+    #[serde(default)]
+    pub rare_organs: f64,
 }
 
 /// Distances drawn evenly from `-x..=x`; see `AugmentSettings`.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Augment {
+    /// Probability that a real patient is turned, scaled and bent at all.
+    #[serde(default = "always")]
+    pub share: f64,
     /// About z, half of it about the others, degrees.
     pub rotation_deg: f64,
     /// Relative.
@@ -93,6 +103,13 @@ pub struct Augment {
     /// Largest length of each of the waves that bend the patient, mm.
     #[serde(default)]
     pub elastic_mm: f64,
+    /// Standard deviation of a smooth noise that moves points within axial planes, the same in each of them; with
+    /// probability one half each also within sagittal and within coronal planes, mm.
+    #[serde(default)]
+    pub plane_elastic_mm: f64,
+    /// Standard deviation of the Gaussian that smooths this noise, mm.
+    #[serde(default)]
+    pub plane_elastic_smoothness_mm: f64,
     /// Probability of a left-right mirror image.
     pub mirror: f64,
     /// Of all values.
@@ -150,6 +167,10 @@ pub struct Rhythm {
     pub log_steps: u64,
 }
 
+fn always() -> f64 {
+    1.0
+}
+
 impl TrainRecipe {
     /// Reads and checks a recipe; paths in it are taken from the folder of the call.
     ///
@@ -162,8 +183,9 @@ impl TrainRecipe {
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, SettingsError> {
-        let recipe: Self = serde_yaml::from_str(text)
+        let mut recipe: Self = serde_yaml::from_str(text)
             .map_err(|source| SettingsError::Yaml { path: path.to_path_buf(), source })?;
+        text.clone_into(&mut recipe.text);
         match recipe.objection() {
             None => Ok(recipe),
             Some((key, found, allowed)) => {
@@ -221,6 +243,20 @@ impl TrainRecipe {
         }
         if !(0.0..=20.0).contains(&a.elastic_mm) {
             return Some(("augment.elastic_mm", a.elastic_mm.to_string(), "0 to 20"));
+        }
+        // Its slope has this standard deviation; at four times more, points would meet.
+        if !(0.0..=a.plane_elastic_smoothness_mm / 4.0).contains(&a.plane_elastic_mm) {
+            let found = a.plane_elastic_mm.to_string();
+            let allowed = "zero to a quarter of plane_elastic_smoothness_mm";
+            return Some(("augment.plane_elastic_mm", found, allowed));
+        }
+        let shares = [
+            ("augment.share", a.share),
+            ("augment.mirror", a.mirror),
+            ("sources.rare_organs", self.sources.rare_organs),
+        ];
+        if let Some((key, value)) = shares.into_iter().find(|(_, v)| !(0.0..=1.0).contains(v)) {
+            return Some((key, value.to_string(), "0 to 1"));
         }
         if a.scaling > 0.5 {
             return Some(("augment.scaling", a.scaling.to_string(), "0 to 0.5"));

@@ -1,24 +1,41 @@
-//! Writes what `training_step.py` times: the training step of the `starter` trunk, and weights to start from.
+//! Writes what `training_step.py` times: the graphs of a training step of a preset, and weights to start from.
 //!
-//! `cargo run --example bench_training_graphs -- FOLDER`
+//! `cargo run --example bench_training_graphs -- FOLDER [starter|reference]`
 
 use std::error::Error;
 use std::path::PathBuf;
 
-use oarlock::engine::graph::training::backbone_step;
+use oarlock::engine::graph::training::{TrainingGraph, backbone_step, forward, mask_step, refinement_step};
 use oarlock::engine::graph::{Norms, Preset, Weights};
 
-/// `(z, y, x)` voxels of the crop.
-const CROP: [usize; 3] = [96, 80, 96];
+/// `(z, y, x)` voxels of the crop, and of the boxes that the mask head sees. Those of `reference` are the boxes of a
+/// parotid, a brain stem, an eye, a submandibular gland, an optic nerve and a lens; `starter` is timed without heads.
+fn sides(preset: &str) -> ([usize; 3], &'static [[usize; 3]]) {
+    const BOXES: [[usize; 3]; 6] =
+        [[32, 64, 48], [32, 48, 48], [16, 40, 40], [16, 40, 32], [16, 40, 24], [16, 24, 24]];
+    if preset == "reference" { ([64, 96, 96], &BOXES) } else { ([96, 80, 96], &[]) }
+}
+
+/// Proposals of the refinement.
+const ROWS: usize = 64;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let folder: PathBuf = std::env::args_os().nth(1).ok_or("name a folder to write to")?.into();
+    let mut arguments = std::env::args_os().skip(1);
+    let folder: PathBuf = arguments.next().ok_or("name a folder to write to")?.into();
+    let name =
+        arguments.next().map_or_else(|| "starter".to_owned(), |name| name.to_string_lossy().into_owned());
     std::fs::create_dir_all(&folder)?;
-    let preset = Preset::starter();
-    Weights::start(&preset, 1).save(&folder.join("starter.safetensors"))?;
-    std::fs::write(
-        folder.join("starter.backbone_step.onnx"),
-        backbone_step(&preset, CROP, Norms::Batch).bytes,
-    )?;
+    let preset = Preset::named(&name).ok_or("presets are starter and reference")?;
+    let (crop, boxes) = sides(&name);
+    Weights::start(&preset, 1).save(&folder.join(format!("{name}.safetensors")))?;
+    let write = |part: &str, graph: TrainingGraph| {
+        std::fs::write(folder.join(format!("{name}.{part}.onnx")), graph.bytes)
+    };
+    write("forward", forward(&preset, crop, Norms::Batch))?;
+    write("backbone_step", backbone_step(&preset, crop, Norms::Batch))?;
+    write("refinement_step", refinement_step(&preset, ROWS))?;
+    for [d, h, w] in boxes {
+        write(&format!("mask_step.{d}x{h}x{w}"), mask_step(&preset, [*d, *h, *w]))?;
+    }
     Ok(())
 }

@@ -21,4 +21,5 @@ mod series;
 mod series_made;
 mod service;
 mod support;
+mod training;
 mod wire;

@@ -220,4 +220,5 @@ def main():
     json.loads(target.read_text())
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,8 @@ mod builder;
 mod derivative;
 mod description;
 mod flat;
+#[cfg(test)]
+pub(crate) mod hashed;
 mod layers;
 mod losses;
 mod memory;

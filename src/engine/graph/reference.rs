@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
+use super::hashed::{hashed, hashed_weights};
 use super::training::{self, TrainingGraph};
-use super::weights::{Role, Start};
+use super::weights::Role;
 use super::{Adam, AdamRates, Norms, Preset, Weights, uanet};
 use crate::engine::runtime::session::{
     Input, Outputs, Provider, Runtime, Session, SessionOptions, runtime_of_tests, weight_inputs,
@@ -20,36 +21,6 @@ const TOLERANCE: f64 = 1e-3;
 const SIDES: [usize; 3] = [32, 32, 48];
 const BOX: [usize; 3] = [16, 8, 24];
 const ROWS: usize = 5;
-
-/// Numbers in -1..1 that depend on name and place only; the script has the same.
-fn hashed(name: &str, count: usize) -> Vec<f32> {
-    let seed =
-        name.bytes().fold(2_166_136_261_u32, |seed, byte| (seed ^ u32::from(byte)).wrapping_mul(16_777_619));
-    (1..=count)
-        .map(|at| {
-            let x = (at as u32).wrapping_mul(2_654_435_761).wrapping_add(seed);
-            let x = (x ^ (x >> 15)).wrapping_mul(2_246_822_519);
-            let x = (x ^ (x >> 13)).wrapping_mul(3_266_489_917);
-            let x = x ^ (x >> 16);
-            (x >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect()
-}
-
-fn hashed_weights(preset: &Preset) -> Weights {
-    let mut weights = Weights::start(preset, 0);
-    for parameter in weights.parameters().to_vec() {
-        let numbers = hashed(&parameter.name, parameter.shape.iter().product());
-        let (offset, scale) = match parameter.start {
-            Start::He { fan_in } => (0.0, (6.0 / fan_in as f64).sqrt() as f32),
-            Start::Value(value) => (value, 0.25),
-        };
-        for (value, number) in weights.values_mut(&parameter.name).iter_mut().zip(numbers) {
-            *value = offset + scale * number;
-        }
-    }
-    weights
-}
 
 struct Reference(BTreeMap<String, [f64; 2]>);
 

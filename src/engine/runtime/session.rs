@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock};
 use ndarray::{ArrayViewD, IxDyn};
 use ort::ep;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{SessionInputValue, SessionOutputs};
+use ort::session::{RunOptions, SessionInputValue, SessionOutputs};
 use ort::value::TensorRef;
 
 use crate::engine::graph::Weights;
@@ -156,11 +156,12 @@ pub struct SessionOptions {
 }
 
 /// A graph ready to run. Belongs to one thread at a time.
-#[derive(Debug)]
 pub struct Session {
     name: String,
     provider: Provider,
     inner: ort::session::Session,
+    /// What is told with each run.
+    options: RunOptions,
 }
 
 /// What goes into a graph: a view in C order, not copied.
@@ -188,6 +189,12 @@ pub fn weight_inputs<'a>(weights: &'a Weights, names: &'a [String]) -> Vec<(&'a 
     names.iter().map(|name| (name.as_str(), Input::F32(weights.shape(name), weights.values(name)))).collect()
 }
 
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Session of {} on {}", self.name, self.provider)
+    }
+}
+
 impl Session {
     /// Loads a graph; `name` is what errors call it.
     ///
@@ -206,7 +213,31 @@ impl Session {
             provider,
             source: message(&error),
         })?;
-        Ok(Self { name: name.to_owned(), provider, inner })
+        let options = RunOptions::new().map_err(|error| SessionError::Load {
+            graph: name.to_owned(),
+            provider,
+            source: message(&error),
+        })?;
+        Ok(Self { name: name.to_owned(), provider, inner, options })
+    }
+
+    /// The session, giving its memory back to the system after each run instead of keeping it for the next: slower by a
+    /// tenth or so, but several large graphs need the memory of the largest, not of all.
+    ///
+    /// # Errors
+    /// [`SessionError::Load`] where the library does not know how.
+    pub fn giving_memory_back(mut self) -> Result<Self, SessionError> {
+        let arena = match self.provider {
+            Provider::Cpu => "cpu:0".to_owned(),
+            Provider::Cuda { device, .. } => format!("cpu:0;gpu:{device}"),
+        };
+        match self.options.set("memory.enable_memory_arena_shrinkage", arena) {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                let source = message(&error);
+                Err(SessionError::Load { graph: self.name, provider: self.provider, source })
+            }
+        }
     }
 
     /// Where it runs.
@@ -240,7 +271,7 @@ impl Session {
             };
             values.push((input, value.map_err(failed)?));
         }
-        let values = self.inner.run(values).map_err(failed)?;
+        let values = self.inner.run_with_options(values, &self.options).map_err(failed)?;
         Ok(Outputs { graph: &self.name, values })
     }
 }

@@ -4,6 +4,7 @@ use ndarray::parallel::prelude::*;
 use ndarray::{Array3, Axis};
 use rand::{Rng, RngExt};
 
+use super::elastic::Bend;
 use super::{Case, OrganSet};
 use crate::vocabulary::organ::Organ;
 
@@ -23,6 +24,8 @@ pub struct Sample {
 /// How far a look may be from the patient as scanned. All distances are drawn evenly from `-x..=x`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AugmentSettings {
+    /// Probability that the patient is turned, scaled and bent at all; shift, mirror and values do not depend on it.
+    pub share: f64,
     /// Rotation about z, and half of it about x and y, degrees.
     pub rotation_deg: f64,
     /// Relative change of size, the same for all axes, and a third of it per axis on top.
@@ -31,6 +34,11 @@ pub struct AugmentSettings {
     pub shift_mm: [f64; 3],
     /// Largest length of each of three waves that bend the patient, mm; their wavelengths are 80 to 240 mm.
     pub elastic_mm: f64,
+    /// Standard deviation of a smooth noise that moves points within axial planes, and with probability one half each
+    /// within sagittal and within coronal ones, mm.
+    pub plane_elastic_mm: f64,
+    /// Standard deviation of the Gaussian that smooths it, mm.
+    pub plane_elastic_smoothness_mm: f64,
     /// Probability of a left-right mirror image with partners swapped.
     pub mirror: f64,
     /// Shift of all HU.
@@ -42,10 +50,13 @@ pub struct AugmentSettings {
 impl AugmentSettings {
     /// No change at all.
     pub const NONE: Self = Self {
+        share: 1.0,
         rotation_deg: 0.0,
         scaling: 0.0,
         shift_mm: [0.0; 3],
         elastic_mm: 0.0,
+        plane_elastic_mm: 0.0,
+        plane_elastic_smoothness_mm: 0.0,
         mirror: 0.0,
         shift_hu: 0.0,
         noise_hu: 0.0,
@@ -83,43 +94,7 @@ pub fn whole_sample(case: &Case, spacing_mm: [f64; 3], largest: [usize; 3]) -> S
     let excess_mm = sides[0] as f64 * source_mm[0] - shape[0] as f64 * spacing_mm[0];
     centre[0] += (excess_mm / 2.0 / source_mm[0]).max(0.0);
     let matrix = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
-    View { matrix, waves: Vec::new(), centre, mirrored: false }.look(case, spacing_mm, shape)
-}
-
-/// How many waves bend a patient.
-const WAVES: usize = 3;
-
-/// A plane wave that moves points; gentle enough that no two points meet: 20 mm over 80 mm would be the limit.
-struct Wave {
-    /// Direction over wavelength, times 2 pi, `(z, y, x)`, 1/mm.
-    number: [f64; 3],
-    phase: f64,
-    /// How far a crest moves a point, `(z, y, x)`, mm.
-    reach_mm: [f64; 3],
-}
-
-impl Wave {
-    fn draw(longest_mm: f64, rng: &mut impl Rng) -> Self {
-        let mut direction = || -> [f64; 3] {
-            let drawn: [f64; 3] = std::array::from_fn(|_| rng.random_range(-1.0..=1.0));
-            let length = drawn.iter().map(|d| d * d).sum::<f64>().sqrt().max(1e-3);
-            drawn.map(|d| d / length)
-        };
-        let (along, towards) = (direction(), direction());
-        let full_turn = 2.0 * std::f64::consts::PI;
-        let number = full_turn / rng.random_range(80.0..=240.0);
-        let reach = rng.random_range(0.0..=1.0) * longest_mm;
-        Self {
-            number: along.map(|d| d * number),
-            phase: rng.random_range(0.0..full_turn),
-            reach_mm: towards.map(|d| d * reach),
-        }
-    }
-
-    /// -1 to 1 at a point `(z, y, x)`, mm.
-    fn height(&self, at: [f64; 3]) -> f64 {
-        ((0..3).map(|axis| self.number[axis] * at[axis]).sum::<f64>() + self.phase).sin()
-    }
+    View { matrix, bend: Bend::NONE, centre, mirrored: false }.look(case, spacing_mm, shape)
 }
 
 /// How the network's grid lies on the case: `source mm = rotation (network mm)`, both from their centres.
@@ -127,7 +102,7 @@ struct View {
     /// Rows of the matrix, `(z, y, x)`; scaling and mirror included.
     matrix: [[f64; 3]; 3],
     /// What bends the crop before it is turned.
-    waves: Vec<Wave>,
+    bend: Bend,
     /// Voxel of the case under the middle of the crop, `(z, y, x)`.
     centre: [f64; 3],
     mirrored: bool,
@@ -135,11 +110,12 @@ struct View {
 
 impl View {
     fn draw(case: &Case, settings: &AugmentSettings, rng: &mut impl Rng) -> Self {
+        let plain = settings.share < 1.0 && rng.random_range(0.0..1.0) >= settings.share;
+        let form = if plain { &AugmentSettings::NONE } else { settings };
         let mut even = |reach: f64| if reach > 0.0 { rng.random_range(-reach..=reach) } else { 0.0 };
-        let angles =
-            [settings.rotation_deg, settings.rotation_deg / 2.0, settings.rotation_deg / 2.0].map(&mut even);
-        let common = 1.0 + even(settings.scaling);
-        let scale: [f64; 3] = std::array::from_fn(|_| common + even(settings.scaling / 3.0));
+        let angles = [form.rotation_deg, form.rotation_deg / 2.0, form.rotation_deg / 2.0].map(&mut even);
+        let common = 1.0 + even(form.scaling);
+        let scale: [f64; 3] = std::array::from_fn(|_| common + even(form.scaling / 3.0));
         let shift = settings.shift_mm.map(&mut even);
         let mirrored = rng.random_range(0.0..1.0) < settings.mirror;
         let mut matrix = rotation(angles);
@@ -159,14 +135,13 @@ impl View {
         for axis in 0..3 {
             centre[axis] += shift[axis] / spacing[axis];
         }
-        let bends = if settings.elastic_mm > 0.0 { WAVES } else { 0 };
-        let waves = (0..bends).map(|_| Wave::draw(settings.elastic_mm, rng)).collect();
-        Self { matrix, waves, centre, mirrored }
+        Self { matrix, bend: Bend::draw(form, rng), centre, mirrored }
     }
 
     fn look(&self, case: &Case, spacing_mm: [f64; 3], shape: [usize; 3]) -> Sample {
         let source_mm = case.grid.spacing_mm();
         let middle = shape.map(|side| (side as f64 - 1.0) / 2.0);
+        let bend = self.bend.on_grid(spacing_mm, shape);
         let mut image = Array3::from_elem(shape, -1.0_f32);
         let mut organs = Array3::zeros(shape);
         image.axis_iter_mut(Axis(0)).into_par_iter().zip(organs.axis_iter_mut(Axis(0))).enumerate().for_each(
@@ -174,10 +149,7 @@ impl View {
                 for ((y, x), value) in plane.indexed_iter_mut() {
                     let offset: [f64; 3] =
                         std::array::from_fn(|a| ([z, y, x][a] as f64 - middle[a]) * spacing_mm[a]);
-                    let offset = self.waves.iter().fold(offset, |bent, wave| {
-                        let height = wave.height(offset);
-                        std::array::from_fn(|a| bent[a] + height * wave.reach_mm[a])
-                    });
+                    let offset = bend.moved(offset, [z, y, x]);
                     let at: [f64; 3] = std::array::from_fn(|a| {
                         let mm: f64 = (0..3).map(|b| self.matrix[a][b] * offset[b]).sum();
                         self.centre[a] + mm / source_mm[a]
@@ -344,29 +316,33 @@ mod tests {
         assert!((sample.image[[1, 2, 0]] - normalised(130.0)).abs() < 1e-6);
     }
 
-    /// Bent by up to 2 mm each, the ramp of 100 HU per 3 mm changes by at most 3 waves' worth; and it does change.
+    /// With a share of 0.5 about half of the looks have the patient's own form, with 0 all have.
     #[test]
-    fn waves_bend_a_patient_by_no_more_than_their_length() {
-        let settings = AugmentSettings { elastic_mm: 2.0, ..AugmentSettings::NONE };
+    fn some_looks_keep_the_patients_form() {
         let look = |settings: &AugmentSettings, seed| {
             let mut rng = rand_pcg::Pcg64::seed_from_u64(seed);
-            draw_sample(&case(), [3.0, 1.0, 2.0], [5, 7, 11], settings, &mut rng).image[[2, 3, 5]]
+            draw_sample(&case(), [3.0, 1.0, 2.0], [5, 7, 11], settings, &mut rng).image
         };
-        let straight = look(&AugmentSettings::NONE, 1);
-        let bends: Vec<f32> = (0..20).map(|seed| (look(&settings, seed) - straight).abs()).collect();
-        // Six millimetres along the steepest way: 100 / 3 HU per mm in z, 10 in y, 0.5 in x.
-        let most = normalised(6.0 * 34.9) - normalised(0.0);
-        assert!(bends.iter().all(|bend| *bend <= most), "{bends:?}");
-        assert!(bends.iter().any(|bend| *bend > most / 20.0), "{bends:?}");
+        let own = look(&AugmentSettings::NONE, 0);
+        let count = |share: f64| {
+            let settings = AugmentSettings { share, scaling: 0.2, ..AugmentSettings::NONE };
+            (0..200).filter(|seed| look(&settings, *seed) == own).count()
+        };
+        assert_eq!(count(0.0), 200);
+        assert!((75..=125).contains(&count(0.5)), "{}", count(0.5));
+        assert_eq!(count(1.0), 0);
     }
 
     #[test]
     fn the_same_seed_gives_the_same_look() {
         let settings = AugmentSettings {
+            share: 0.9,
             rotation_deg: 10.0,
             scaling: 0.1,
             shift_mm: [4.0; 3],
             elastic_mm: 3.0,
+            plane_elastic_mm: 2.0,
+            plane_elastic_smoothness_mm: 9.0,
             mirror: 0.5,
             shift_hu: 20.0,
             noise_hu: 10.0,

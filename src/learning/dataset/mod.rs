@@ -6,6 +6,7 @@
 mod atlas;
 mod augment;
 mod case;
+mod elastic;
 mod error;
 mod nifti_volume;
 mod open_kbp;

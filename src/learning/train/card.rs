@@ -53,12 +53,11 @@ fn measured(recipe: &TrainRecipe, chosen: &Checkpoint, n_patients: usize, valida
     let mut text = format!(
         "Dice on {n_patients} patients that neither trained nor chose the checkpoint ({chosen_by}): the whole chain on the \
          network's own grid, against that grid's version of the truth. An organ that was not found counts as 0.\n\n\
-         | organ | mean DSC | cases | touched the truth |\n| --- | --- | --- | --- |\n"
+         | organ | mean DSC | cases | found |\n| --- | --- | --- | --- |\n"
     );
     for (organ, mean) in validation.means() {
-        let all = &validation.dice[&organ];
-        let found = all.iter().filter(|dice| **dice > 0.0).count();
-        text.push_str(&format!("| {} | {mean:.3} | {} | {found} |\n", organ.paper_name(), all.len()));
+        let (found, cases) = validation.found(organ);
+        text.push_str(&format!("| {} | {mean:.3} | {cases} | {found} |\n", organ.paper_name()));
     }
     let unknown = Organ::COUNT - validation.dice.len();
     text.push_str(&format!(
@@ -84,7 +83,13 @@ mod tests {
         let chosen =
             Checkpoint { step: 77, seed: 1, validation: None, weights, average: None, adam: Adam::default() };
         let dice = [(Organ::Larynx, vec![0.5, 0.0]), (Organ::Mandible, vec![0.75])];
-        let text = card(&recipe, &chosen, 3, &Validation { dice: dice.into_iter().collect() });
+        let n_found = [(Organ::Larynx, 1), (Organ::Mandible, 1)];
+        let text = card(
+            &recipe,
+            &chosen,
+            3,
+            &Validation { dice: dice.into_iter().collect(), n_found: n_found.into_iter().collect() },
+        );
         for wanted in [
             "77 training steps",
             "Dice on 3 patients that neither trained",

@@ -4,14 +4,13 @@
 //! little endian, SHA-256 of all before it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::gradients::Tensors;
+use super::whole_file;
 use crate::engine::graph::{Adam, Moments, Preset, Weights};
 
 const MAGIC: &[u8; 8] = b"OARLCKP1";
@@ -40,7 +39,10 @@ pub struct Checkpoint {
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The disk refused.
-    #[error("cannot {operation} the checkpoint {path}: check free space and permissions")]
+    #[error(
+        "cannot {operation} the checkpoint {}: free some space or correct the permissions, then go on with --resume; the \
+         checkpoint before it is good", path.display()
+    )]
     Disk {
         /// Which operation.
         operation: &'static str,
@@ -51,7 +53,10 @@ pub enum CheckpointError {
         source: std::io::Error,
     },
     /// Cut short or changed.
-    #[error("the checkpoint {path} is damaged ({found}): delete it, the one before it will be used")]
+    #[error(
+        "the checkpoint {} cannot be used ({found}): delete it, the one before it will be used",
+        path.display()
+    )]
     Damaged {
         /// Which file.
         path: PathBuf,
@@ -85,6 +90,17 @@ enum Kind {
     Second,
 }
 
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Weight => "the weight",
+            Self::Average => "the running mean",
+            Self::First => "the mean gradient",
+            Self::Second => "the mean squared gradient",
+        })
+    }
+}
+
 impl Checkpoint {
     /// The weights that are validated and shipped: the running mean where there is one.
     #[must_use]
@@ -103,13 +119,7 @@ impl Checkpoint {
             move |source| CheckpointError::Disk { operation, path, source }
         };
         std::fs::create_dir_all(folder).map_err(failed("make the folder of"))?;
-        let aside = folder.join(format!("{name}.part"));
-        let mut file = File::create(&aside).map_err(failed("create"))?;
-        file.write_all(&self.encode()).map_err(failed("write"))?;
-        file.sync_all().map_err(failed("sync"))?;
-        drop(file);
-        std::fs::rename(&aside, &path).map_err(failed("rename"))?;
-        File::open(folder).and_then(|f| f.sync_all()).map_err(failed("sync the folder of"))?;
+        whole_file::write(&path, &self.encode()).map_err(failed("write"))?;
         Ok(path)
     }
 
@@ -204,13 +214,17 @@ impl Checkpoint {
                 .and_then(|n| values.split_at_checked(n))
                 .ok_or_else(|| format!("{name} is cut short"))?;
             values = others;
-            let numbers = own.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            let numbers: Vec<f32> =
+                own.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
             let map = match kind {
                 Kind::Weight => &mut weights,
                 Kind::Average => &mut average,
                 Kind::First => &mut first,
                 Kind::Second => &mut second,
             };
+            if let Some(found) = numbers.iter().find(|number| !number.is_finite()) {
+                return Err(format!("{kind} of {name} holds {found}, which is no number to go on with"));
+            }
             map.insert(name, numbers);
         }
         let Header { step, seed, preset, validation, adam_steps, .. } = header;
@@ -226,6 +240,29 @@ impl Checkpoint {
         }
         Ok(Self { step, seed, validation, weights, average, adam })
     }
+}
+
+/// Name of the checkpoint with the best validation.
+pub(super) const BEST: &str = "best.checkpoint";
+
+/// Whether a folder holds the checkpoints of a run.
+///
+/// # Errors
+/// [`CheckpointError::Disk`] when the folder cannot be listed; one that is not there holds none.
+pub(super) fn holds_a_run(folder: &Path) -> Result<bool, CheckpointError> {
+    Ok(!step_files(folder)?.is_empty() || folder.join(BEST).exists())
+}
+
+/// Takes away what a killed process left half written.
+///
+/// # Errors
+/// [`CheckpointError::Disk`].
+pub(super) fn sweep(folder: &Path) -> Result<(), CheckpointError> {
+    whole_file::sweep(folder).map_err(|source| CheckpointError::Disk {
+        operation: "delete what is left half written beside",
+        path: folder.to_path_buf(),
+        source,
+    })
 }
 
 /// Deletes all periodic checkpoints but the newest `keep`.
@@ -308,6 +345,22 @@ mod tests {
             assert_eq!(found.unwrap().step, 40);
             assert!(matches!(passed[..], [CheckpointError::Damaged { .. }]));
         }
+    }
+
+    /// Whole by its SHA-256, but with a value that every step would spread over all weights.
+    #[test]
+    fn a_weight_that_is_no_number_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut broken = checkpoint(40);
+        broken.weights.values_mut("stem.1.norm.shift")[2] = f32::NAN;
+        let path = broken.write(dir.path(), &Checkpoint::step_name(40)).unwrap();
+        let error = Checkpoint::read(&path).unwrap_err().to_string();
+        assert!(error.contains("the weight of stem.1.norm.shift holds NaN"), "{error}");
+        let mut broken = checkpoint(40);
+        broken.adam.moments.get_mut("proposal.logits.bias").unwrap().square[1] = f32::INFINITY;
+        let path = broken.write(dir.path(), &Checkpoint::step_name(40)).unwrap();
+        let error = Checkpoint::read(&path).unwrap_err().to_string();
+        assert!(error.contains("the mean squared gradient of proposal.logits.bias holds inf"), "{error}");
     }
 
     #[test]

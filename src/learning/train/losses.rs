@@ -1,7 +1,7 @@
 //! The parts of a step's loss.
 
 /// The five parts of the loss; `None` where a head has not joined yet or found nothing to learn from.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Losses {
     /// Focal loss of the proposals.
     pub proposal_class: f32,

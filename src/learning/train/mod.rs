@@ -7,20 +7,27 @@ mod boxes;
 mod card;
 mod checkpoint;
 mod gradients;
+mod held_out;
+mod log;
 mod losses;
 mod patients;
 mod proposal_targets;
 mod prospect;
+mod rarity;
+mod report;
 mod run;
 mod scatter;
 mod step;
 mod targets;
 mod validation;
+mod whole_file;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use gradients::Tensors;
+pub use log::LogError;
 pub use losses::Losses;
 pub use prospect::{Prospect, prospect};
+pub use report::ReportError;
 pub use run::{Event, Outcome, Start, train};
 pub use validation::Validation;
 
@@ -43,6 +50,12 @@ pub enum TrainError {
     #[error("there is no whole checkpoint in {folder}: start without --resume")]
     NothingToResume {
         /// Where it was looked for.
+        folder: String,
+    },
+    /// A fresh start where another run has its checkpoints.
+    #[error("{folder} holds the checkpoints of a run: go on with it by --resume, or name another `output`")]
+    OutputInUse {
+        /// Where they lie.
         folder: String,
     },
     /// A checkpoint of another run.
@@ -110,6 +123,12 @@ pub enum TrainError {
     /// A checkpoint cannot be written or read.
     #[error("the run's state cannot be kept")]
     Checkpoint(#[source] CheckpointError),
+    /// The log cannot be written or read.
+    #[error("the run's log cannot be kept")]
+    Log(#[source] LogError),
+    /// The report cannot be written.
+    #[error("the run's report cannot be written")]
+    Report(#[source] ReportError),
     /// A graph cannot be loaded or run.
     #[error("ONNX Runtime refused a graph of the training step")]
     Session(#[source] SessionError),
@@ -122,7 +141,8 @@ pub enum TrainError {
     /// A loss or gradient is no number.
     #[error(
         "step {step} on {case} gave losses {losses} with a gradient of length {length}: not a number, so nothing was \
-         changed; the last checkpoint is good: lower optimizer.learning_rate and go on with --resume"
+         changed; the last checkpoint is good: lower optimizer.learning_rate and go on with \
+         --resume; where the same step fails again, delete the newest checkpoint first"
     )]
     NotFinite {
         /// Which step.

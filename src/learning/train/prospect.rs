@@ -3,9 +3,12 @@
 use std::fmt;
 
 use super::TrainError;
+use super::held_out::held_out_patients;
+use super::patients::most_samples;
 use super::run::{norms, patients};
 use crate::engine::graph::{Preset, Weights, training};
 use crate::settings::TrainRecipe;
+use crate::vocabulary::organ::Organ;
 
 /// What a recipe asks for; its text is for a person.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,12 +16,16 @@ pub struct Prospect {
     preset: &'static str,
     n_weights: usize,
     n_real: usize,
+    n_held_out: usize,
     n_atlases: usize,
     crop: [usize; 3],
     trunk_bytes: u64,
     mask_sides: [usize; 3],
     mask_bytes: u64,
     state_bytes: u64,
+    sample_bytes: u64,
+    /// Organs that real patients annotate: how many do, how many times as often they come up.
+    organs: Vec<(Organ, usize, f64)>,
 }
 
 /// Reads all patients of a recipe and reckons the memory of its steps from the shapes of its graphs.
@@ -28,8 +35,9 @@ pub struct Prospect {
 pub fn prospect(recipe: &TrainRecipe) -> Result<Prospect, TrainError> {
     let preset =
         Preset::named(&recipe.preset).ok_or_else(|| TrainError::Preset { name: recipe.preset.clone() })?;
+    let others = held_out_patients(recipe)?;
     let patients = patients(recipe, &preset)?;
-    patients.check()?;
+    let rarity = patients.check(&others)?;
     let n_weights = Weights::start(&preset, recipe.seed).count();
     let mask_sides = largest_mask_box(recipe.heads.largest_mask_box, recipe.crop);
     // Weights, their mean, two moments and gradients.
@@ -38,14 +46,24 @@ pub fn prospect(recipe: &TrainRecipe) -> Result<Prospect, TrainError> {
         preset: preset.name,
         n_weights,
         n_real: patients.real.len(),
+        n_held_out: others.len(),
         n_atlases: patients.atlases.len(),
         crop: recipe.crop,
         trunk_bytes: training::backbone_step(&preset, recipe.crop, norms(recipe)).peak_bytes,
         mask_sides,
         mask_bytes: training::mask_step(&preset, mask_sides).peak_bytes,
         state_bytes: (copies * 4 * n_weights) as u64,
+        sample_bytes: (most_samples() * recipe.crop.iter().product::<usize>() * BYTES_OF_A_VOXEL) as u64,
+        organs: Organ::ALL
+            .into_iter()
+            .map(|organ| (organ, rarity.counts[organ.index()], rarity.times(organ)))
+            .filter(|(_, count, _)| *count > 0)
+            .collect(),
     })
 }
+
+/// Of a sample: the image as `f32`, the organs as 32 bits.
+const BYTES_OF_A_VOXEL: usize = 8;
 
 /// A box in proportion to the crop, of at most so many voxels, its sides multiples of eight.
 fn largest_mask_box(voxels: usize, crop: [usize; 3]) -> [usize; 3] {
@@ -68,13 +86,26 @@ impl fmt::Display for Prospect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mb = |bytes: u64| bytes.div_ceil(1_000_000);
         writeln!(f, "{} with {} weights", self.preset, self.n_weights)?;
-        writeln!(f, "{} patients read without fault, {} atlases", self.n_real, self.n_atlases)?;
+        writeln!(
+            f,
+            "{} patients to train on and {} held out read without fault, {} atlases",
+            self.n_real, self.n_held_out, self.n_atlases
+        )?;
         writeln!(f, "memory, from the shapes of the graphs alone:")?;
         writeln!(f, "  {:>6} MB  trunk's step on {:?} voxels (z, y, x)", mb(self.trunk_bytes), self.crop)?;
         writeln!(f, "  {:>6} MB  mask head's step on a box of {:?}", mb(self.mask_bytes), self.mask_sides)?;
         writeln!(f, "  {:>6} MB  weights, gradients, moments", mb(self.state_bytes))?;
-        let least = self.trunk_bytes.max(self.mask_bytes) + self.state_bytes;
-        write!(f, "  {:>6} MB  at least, beside what the library's kernels take", mb(least))
+        writeln!(f, "  {:>6} MB  samples read ahead (never on a GPU)", mb(self.sample_bytes))?;
+        let least = self.trunk_bytes.max(self.mask_bytes) + self.state_bytes + self.sample_bytes;
+        writeln!(f, "  {:>6} MB  at least, beside what the library's kernels take", mb(least))?;
+        write!(f, "organs that real patients annotate:")?;
+        for (organ, count, times) in &self.organs {
+            write!(f, "\n  {:>4}  {}", count, organ.paper_name())?;
+            if *times > 1.0 {
+                write!(f, ", drawn {times:.2} times as often as the commonest")?;
+            }
+        }
+        Ok(())
     }
 }
 

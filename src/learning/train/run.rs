@@ -9,16 +9,20 @@ use rand_pcg::Pcg64;
 
 use super::TrainError;
 use super::card::card;
-use super::checkpoint::{Checkpoint, CheckpointError, keep_newest};
+use super::checkpoint::{BEST, Checkpoint, CheckpointError, holds_a_run, keep_newest, sweep};
+use super::held_out::{HeldOut, held_out_patients};
+use super::log::{RunLog, StepLine, ValidationLine};
 use super::losses::Losses;
 use super::patients::Patients;
+use super::report;
 use super::step::{Plan, Trainer};
-use super::validation::{Segmenter, Validation};
+use super::validation::Validation;
 use crate::engine::graph::{Adam, AdamRates, Norms, Preset, Weights};
 use crate::engine::runtime::session::{Provider, Runtime, SessionOptions};
-use crate::learning::dataset::{AugmentSettings, LabelAtlas, OpenKbpPatient, list_open_kbp, whole_sample};
+use crate::learning::dataset::{AugmentSettings, LabelAtlas, list_open_kbp};
 use crate::learning::model::{ModelRegistry, NewModel};
 use crate::settings::{NormStatistics, TrainRecipe};
+use crate::vocabulary::causes::with_causes;
 
 /// How a run begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +46,17 @@ pub enum Event<'a> {
         learning_rate: f64,
         /// Its patient.
         case: &'a str,
+        /// Seconds that it waited for its sample.
+        wait_s: f64,
+        /// Seconds that it took, waiting included.
+        step_s: f64,
+    },
+    /// A held-out patient comes next.
+    Validating {
+        /// Patients done.
+        done: usize,
+        /// Patients in all.
+        of: usize,
     },
     /// The held-out patients were segmented.
     Validated {
@@ -61,22 +76,25 @@ pub struct Outcome {
     pub steps: u64,
     /// Whether all steps of the recipe are done.
     pub finished: bool,
-    /// Folder of the model.
-    pub model: PathBuf,
-    /// Mean validation DSC of the model's weights, if it was measured.
+    /// Folder of the model; `None` where the run was asked to stop before it was stored.
+    pub model: Option<PathBuf>,
+    /// Mean validation DSC of the best weights, if it was measured.
     pub validation: Option<f32>,
+    /// Seconds that steps waited for data.
+    pub waited_s: f64,
+    /// Seconds that steps and validations took.
+    pub took_s: f64,
 }
-
-const BEST: &str = "best.checkpoint";
 
 /// Checkpoints that are kept besides the best one.
 const KEPT: usize = 2;
 
 /// Trains by the recipe until its steps or its time are over, step `until` is done, or `stop` is set; then stores the
-/// best weights as a model. Every patient is read once before the first step.
+/// best weights as a model, unless it was stopped. Every patient is read once before the first step.
 ///
 /// # Errors
-/// [`TrainError`]; the last checkpoint stays good whatever happens, and a step that fails leaves one of its own.
+/// [`TrainError`]; the last checkpoint stays good whatever happens, and a patient that turns out broken leaves one of
+/// its own.
 pub fn train(
     recipe: &TrainRecipe,
     runtime: Runtime,
@@ -89,73 +107,146 @@ pub fn train(
         Preset::named(&recipe.preset).ok_or_else(|| TrainError::Preset { name: recipe.preset.clone() })?;
     let options = SessionOptions { threads: recipe.threads, provider: Provider::Cpu };
     let begin = match start {
+        Start::Fresh if holds_a_run(&recipe.output).map_err(TrainError::Checkpoint)? => {
+            return Err(TrainError::OutputInUse { folder: recipe.output.display().to_string() });
+        }
         Start::Fresh => fresh(&preset, recipe)?,
         Start::Resume => resumed(&preset, recipe, report)?,
     };
-    let mut held_out = HeldOut::new(recipe, &preset)?;
+    let others = held_out_patients(recipe)?;
     let patients = patients(recipe, &preset)?;
-    patients.check()?;
+    let rarity = patients.check(&others)?;
+    let mut held_out = HeldOut::new(recipe, others, &preset, runtime, options.clone());
     let first = begin.step;
     let last_step = until.map_or(recipe.steps, |until| until.min(recipe.steps));
+    let mut log = RunLog::go_on(&recipe.output, first).map_err(TrainError::Log)?;
+    sweep(&recipe.output).map_err(TrainError::Checkpoint)?;
     let mut average = begin.average;
     let mut trainer =
-        Trainer::new(runtime, options.clone(), recipe.crop, norms(recipe), begin.weights, begin.adam)?;
-    let samples = patients.read_ahead(first..last_step);
+        Trainer::new(runtime, options, recipe.crop, norms(recipe), begin.weights, begin.adam)?;
+    trainer.rarity = rarity.clone();
+    let mut samples = patients.read_ahead(rarity, first..last_step);
     let started = Instant::now();
     let over = || {
         let late = recipe.time_limit_s.is_some_and(|limit| started.elapsed() >= Duration::from_secs(limit));
         late || stop.load(Ordering::Relaxed)
     };
     let mut step = first;
-    while step < last_step && !over() {
+    let mut kept = (start == Start::Resume).then_some(first);
+    loop {
+        if is_due(recipe, step) && !log.has_validation(step) {
+            let state = state(recipe, step, &trainer, average.as_ref());
+            validate(recipe, &state, &mut held_out, &mut log, stop, report)?;
+        }
+        if step >= last_step || over() {
+            break;
+        }
+        let (began, waited) = (Instant::now(), samples.waited);
         let Some(sample) = samples.next() else { break };
+        let wait_s = (samples.waited - waited).as_secs_f64();
         let plan = plan(recipe, step);
         let mut rng =
             Pcg64::seed_from_u64(recipe.seed.wrapping_add(1) ^ step.wrapping_mul(0xD134_2543_DE82_EF95));
-        let taken = sample
-            .map_err(TrainError::Dataset)
-            .and_then(|sample| Ok((trainer.step(&sample, &plan, &mut rng)?, sample.name)));
-        let (losses, case) = match taken {
+        let taken = sample.map_err(TrainError::Dataset).and_then(|sample| {
+            let (losses, gradient_length) = trainer.step(&sample, &plan, &mut rng)?;
+            Ok((sample.name, losses, gradient_length))
+        });
+        let (case, losses, gradient_length) = match taken {
             Ok(taken) => taken,
             Err(error) => {
-                save(recipe, &state(recipe, step, &trainer, average.as_ref()))?;
+                // From here a repaired patient or more memory leads on; weights that give no number lead nowhere.
+                let leads_on = !matches!(error, TrainError::NotFinite { .. });
+                let kept = leads_on.then(|| save(recipe, &state(recipe, step, &trainer, average.as_ref())));
+                if let Some(Err(error)) = kept {
+                    tracing::warn!(
+                        error = with_causes(&error),
+                        "the state before the failed step is not kept"
+                    );
+                }
                 return Err(error);
             }
         };
         step += 1;
         follow(&mut average, &trainer.weights, recipe.optimizer.weight_average);
-        let learning_rate = plan.rates.learning_rate;
-        report(&Event::Step { step, losses: &losses, learning_rate, case: &case });
-        let rhythm = &recipe.rhythm;
-        let due = step >= rhythm.validation_from_step && step % rhythm.validation_steps == 0;
-        if due {
-            let state = state(recipe, step, &trainer, average.as_ref());
-            let validation = held_out.measure(&held_out.choosing, runtime, state.shipped(), &options)?;
-            report(&Event::Validated { step, validation: &validation });
-            held_out.keep_best(recipe, &state, &validation)?;
-        }
-        if step % rhythm.checkpoint_steps == 0 {
+        let line = StepLine {
+            step,
+            case,
+            losses,
+            total: losses.total(),
+            learning_rate: plan.rates.learning_rate,
+            gradient_length,
+            wait_s,
+            step_s: began.elapsed().as_secs_f64(),
+        };
+        report(&Event::Step {
+            step,
+            losses: &losses,
+            learning_rate: line.learning_rate,
+            case: &line.case,
+            wait_s,
+            step_s: line.step_s,
+        });
+        log.add_step(line).map_err(TrainError::Log)?;
+        if step % recipe.rhythm.checkpoint_steps == 0 {
             save(recipe, &state(recipe, step, &trainer, average.as_ref()))?;
+            kept = Some(step);
         }
     }
+    let waited_s = samples.waited.as_secs_f64();
+    let took_s = started.elapsed().as_secs_f64();
     drop(samples);
     let last = state(recipe, step, &trainer, average.as_ref());
-    save(recipe, &last)?;
-    drop(trainer);
-    if step > first && step >= recipe.heads.mask_from_step && step % recipe.rhythm.validation_steps != 0 {
-        let validation = held_out.measure(&held_out.choosing, runtime, last.shipped(), &options)?;
-        report(&Event::Validated { step, validation: &validation });
-        held_out.keep_best(recipe, &last, &validation)?;
+    if kept != Some(step) {
+        save(recipe, &last)?;
     }
+    drop(trainer);
+    if step >= recipe.heads.mask_from_step && !log.has_validation(step) {
+        validate(recipe, &last, &mut held_out, &mut log, stop, report)?;
+    }
+    report::write(recipe, &log, &held_out.pictures, &recipe.output).map_err(TrainError::Report)?;
+    let outcome = |model, validation| Outcome {
+        steps: step,
+        finished: step >= recipe.steps,
+        model,
+        validation,
+        waited_s,
+        took_s,
+    };
     let best = recipe.output.join(BEST);
     let chosen = if best.is_file() { Checkpoint::read(&best).map_err(TrainError::Checkpoint)? } else { last };
-    let validation = held_out.measure(&held_out.measuring, runtime, chosen.shipped(), &options)?;
-    let card = card(recipe, &chosen, held_out.measuring.len(), &validation);
+    let Some(validation) = held_out.measure_chosen(chosen.shipped(), stop, report)? else {
+        return Ok(outcome(None, chosen.validation));
+    };
+    let card = card(recipe, &chosen, held_out.n_measuring(), &validation);
     let model = recipe.output.join("model");
     NewModel::from_weights(&recipe.name, chosen.shipped(), chosen.step, card)
         .store(&model)
         .map_err(TrainError::Model)?;
-    Ok(Outcome { steps: step, finished: step >= recipe.steps, model, validation: chosen.validation })
+    Ok(outcome(Some(model), chosen.validation))
+}
+
+/// Whether the weights after this step are validated.
+fn is_due(recipe: &TrainRecipe, step: u64) -> bool {
+    let rhythm = &recipe.rhythm;
+    step > 0 && step >= rhythm.validation_from_step && step % rhythm.validation_steps == 0
+}
+
+/// Validates, and writes log and report; asked to stop before the end, it leaves both as they are, so that a resumed
+/// run validates again.
+fn validate(
+    recipe: &TrainRecipe,
+    state: &Checkpoint,
+    held_out: &mut HeldOut,
+    log: &mut RunLog,
+    stop: &AtomicBool,
+    report: &mut dyn FnMut(&Event<'_>),
+) -> Result<(), TrainError> {
+    let began = Instant::now();
+    let Some(validation) = held_out.choose(recipe, state, stop, report)? else { return Ok(()) };
+    let line = ValidationLine::of(state.step, &validation, began.elapsed().as_secs_f64());
+    log.add_validation(line).map_err(TrainError::Log)?;
+    report(&Event::Validated { step: state.step, validation: &validation });
+    report::write(recipe, log, &held_out.pictures, &recipe.output).map_err(TrainError::Report)
 }
 
 /// Layers that speak last start with this part of their drawn weights: at full size the first box losses are in the
@@ -308,73 +399,21 @@ pub(super) fn patients(recipe: &TrainRecipe, preset: &Preset) -> Result<Patients
         spacing_mm: preset.spacing_mm,
         crop: recipe.crop,
         augment: AugmentSettings {
+            share: a.share,
             rotation_deg: a.rotation_deg,
             scaling: a.scaling,
             shift_mm: a.shift_mm,
             elastic_mm: a.elastic_mm,
+            plane_elastic_mm: a.plane_elastic_mm,
+            plane_elastic_smoothness_mm: a.plane_elastic_smoothness_mm,
             mirror: a.mirror,
             shift_hu: a.shift_hu,
             noise_hu: a.noise_hu,
         },
         varied: recipe.synthetic,
         seed: recipe.seed,
+        rare_organs: sources.rare_organs,
     })
-}
-
-/// Patients that never train, and the best weights so far.
-struct HeldOut {
-    /// The patients that choose the checkpoint.
-    choosing: Vec<OpenKbpPatient>,
-    /// The others: they measure the chosen weights once, for the card.
-    measuring: Vec<OpenKbpPatient>,
-    preset: Preset,
-    best: Option<f32>,
-}
-
-impl HeldOut {
-    fn new(recipe: &TrainRecipe, preset: &Preset) -> Result<Self, TrainError> {
-        let mut choosing = match &recipe.sources.open_kbp_validation {
-            Some(part) => list_open_kbp(part).map_err(TrainError::Dataset)?,
-            None => Vec::new(),
-        };
-        let measuring = choosing.split_off(recipe.sources.validation_patients.min(choosing.len()));
-        // A best checkpoint that cannot be read is not better than anything.
-        let best = Checkpoint::read(&recipe.output.join(BEST)).ok().and_then(|best| best.validation);
-        Ok(Self { choosing, measuring, preset: preset.clone(), best })
-    }
-
-    /// DSC of these weights; empty without patients.
-    fn measure(
-        &self,
-        patients: &[OpenKbpPatient],
-        runtime: Runtime,
-        weights: &Weights,
-        options: &SessionOptions,
-    ) -> Result<Validation, TrainError> {
-        let mut validation = Validation::default();
-        let mut segmenter = Segmenter::new(runtime, weights, options).map_err(TrainError::Validation)?;
-        for patient in patients {
-            let case = patient.read().map_err(TrainError::Dataset)?;
-            let sample = whole_sample(&case, self.preset.spacing_mm, self.preset.largest_input);
-            segmenter.measure(&sample, &mut validation).map_err(TrainError::Validation)?;
-        }
-        Ok(validation)
-    }
-
-    fn keep_best(
-        &mut self,
-        recipe: &TrainRecipe,
-        state: &Checkpoint,
-        validation: &Validation,
-    ) -> Result<(), TrainError> {
-        if self.choosing.is_empty() || self.best.is_some_and(|best| validation.mean() <= best) {
-            return Ok(());
-        }
-        self.best = Some(validation.mean());
-        let best = Checkpoint { validation: self.best, ..state.clone() };
-        best.write(&recipe.output, BEST).map_err(TrainError::Checkpoint)?;
-        Ok(())
-    }
 }
 
 #[cfg(test)]

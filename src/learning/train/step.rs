@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use ndarray::{Array4, Array5, Axis};
-use rand::{Rng, RngExt};
+use rand::Rng;
 
 use super::TrainError;
 use super::boxes::{BodyCount, TrueBox, true_boxes};
 use super::gradients::{Tensors, accumulate, clip};
 use super::losses::Losses;
 use super::proposal_targets::ProposalTargets;
+use super::rarity::Rarity;
 use super::scatter::{add_cells, add_crop};
 use super::targets::{
     RefinementCounts, RefinementSample, Truth, class_weights, jittered, refinement_samples,
@@ -50,6 +51,8 @@ pub(super) struct Trainer {
     pub(super) weights: Weights,
     /// Adam's memory.
     pub(super) adam: Adam,
+    /// Which organs the mask head sees rather than others.
+    pub(super) rarity: Rarity,
     shapes: BTreeMap<String, Vec<usize>>,
     forward: Loaded,
     backbone: Loaded,
@@ -60,6 +63,8 @@ pub(super) struct Trainer {
 /// A training graph, ready to run.
 struct Loaded {
     session: Session,
+    /// Memory that stays with the session between runs, from the shapes of its graph.
+    kept_bytes: u64,
     weights: Vec<String>,
     trained: Vec<String>,
     running: Vec<String>,
@@ -80,6 +85,10 @@ const MOST_COMPARED: usize = 600;
 
 /// Mask sessions that are kept; each box shape has its own.
 const MOST_MASK_SESSIONS: usize = 40;
+
+/// A graph that needs more gives its memory back after each run, so that a step needs what its largest graph needs; the
+/// kept mask sessions together stay below it too.
+pub(super) const MOST_KEPT_BYTES: u64 = 1 << 30;
 
 impl Trainer {
     /// Builds and loads the graphs for crops of `crop` voxels.
@@ -103,6 +112,7 @@ impl Trainer {
             crop,
             weights,
             adam,
+            rarity: Rarity::of(&[], 0.0),
             shapes,
             forward,
             backbone,
@@ -112,13 +122,14 @@ impl Trainer {
         })
     }
 
-    /// Takes one step on a sample; where a loss is not a number, nothing is changed.
+    /// Takes one step on a sample and returns its losses and the length of its gradient before it was cut; where one is
+    /// not a number, nothing is changed.
     pub(super) fn step(
         &mut self,
         sample: &Sample,
         plan: &Plan,
         rng: &mut impl Rng,
-    ) -> Result<Losses, TrainError> {
+    ) -> Result<(Losses, f32), TrainError> {
         let mut losses = Losses::default();
         let mut gradients = Tensors::new();
         let truth_boxes = true_boxes(&sample.organs, sample.annotated, &self.preset);
@@ -170,7 +181,7 @@ impl Trainer {
         for (name, values) in running {
             self.weights.values_mut(&name).copy_from_slice(&values);
         }
-        Ok(losses)
+        Ok((losses, length))
     }
 
     /// Feature maps, RPN logits and deltas of a sample.
@@ -262,9 +273,7 @@ impl Trainer {
             .map(|b| (*b, mask_box(jittered(b.target, rng), self.crop)))
             .filter(|(_, region)| region.shape().iter().product::<usize>() <= largest)
             .collect();
-        while all.len() > count {
-            all.swap_remove(rng.random_range(0..all.len()));
-        }
+        self.rarity.draw_down_to(&mut all, count, |(true_box, _)| true_box.organ, rng);
         all
     }
 
@@ -317,7 +326,10 @@ impl Trainer {
         } else {
             let graph = training::mask_step(&self.preset, sides);
             let loaded = Loaded::new(self.runtime, "mask step", graph, &self.options)?;
-            if self.masks.len() == MOST_MASK_SESSIONS {
+            let room = MOST_KEPT_BYTES.saturating_sub(loaded.kept_bytes);
+            while self.masks.len() >= MOST_MASK_SESSIONS
+                || self.masks.iter().map(|(_, mask)| mask.kept_bytes).sum::<u64>() > room
+            {
                 self.masks.remove(0);
             }
             self.masks.push((sides, loaded));
@@ -366,8 +378,19 @@ impl Loaded {
         graph: TrainingGraph,
         options: &SessionOptions,
     ) -> Result<Self, SessionError> {
-        let session = Session::from_bytes(runtime, name, &graph.bytes, options)?;
-        Ok(Self { session, weights: graph.weights, trained: graph.trained, running: graph.running })
+        let mut session = Session::from_bytes(runtime, name, &graph.bytes, options)?;
+        let mut kept_bytes = graph.peak_bytes;
+        if kept_bytes > MOST_KEPT_BYTES {
+            session = session.giving_memory_back()?;
+            kept_bytes = 0;
+        }
+        Ok(Self {
+            session,
+            kept_bytes,
+            weights: graph.weights,
+            trained: graph.trained,
+            running: graph.running,
+        })
     }
 
     /// Runs the graph with its weights as inputs.
@@ -400,6 +423,9 @@ fn values(out: &Outputs<'_>, name: &str) -> Result<Vec<f32>, SessionError> {
 fn named(out: &Outputs<'_>, prefix: &str, names: &[String]) -> Result<Tensors, SessionError> {
     names.iter().map(|name| Ok((name.clone(), values(out, &format!("{prefix}.{name}"))?))).collect()
 }
+
+#[cfg(test)]
+mod reference;
 
 #[cfg(test)]
 mod tests {
@@ -446,7 +472,7 @@ mod tests {
     fn take(trainer: &mut Trainer, steps: std::ops::Range<u64>) -> Vec<Losses> {
         let mandible = sample(OrganSet::of(Organ::Mandible));
         steps
-            .map(|step| trainer.step(&mandible, &plan(step, 8), &mut Pcg64::seed_from_u64(step)).unwrap())
+            .map(|step| trainer.step(&mandible, &plan(step, 8), &mut Pcg64::seed_from_u64(step)).unwrap().0)
             .collect()
     }
 
@@ -481,7 +507,7 @@ mod tests {
         let Some(runtime) = runtime_of_tests("an_unannotated_organ_changes_nothing") else { return };
         let step = |sample: &Sample| {
             let mut trainer = trainer(runtime, Weights::start(&Preset::starter(), 5), Adam::default());
-            let losses = trainer.step(sample, &plan(0, 8), &mut Pcg64::seed_from_u64(3)).unwrap();
+            let (losses, _) = trainer.step(sample, &plan(0, 8), &mut Pcg64::seed_from_u64(3)).unwrap();
             (losses, trainer.weights)
         };
         let known = OrganSet::of(Organ::Mandible);
@@ -500,7 +526,7 @@ mod tests {
     fn a_case_without_organs_is_no_error() {
         let Some(runtime) = runtime_of_tests("a_case_without_organs_is_no_error") else { return };
         let mut trainer = trainer(runtime, Weights::start(&Preset::starter(), 5), Adam::default());
-        let losses =
+        let (losses, _) =
             trainer.step(&sample(OrganSet::EMPTY), &plan(0, 8), &mut Pcg64::seed_from_u64(3)).unwrap();
         assert!(losses.proposal_box.abs() < 1e-9 && losses.mask.is_none(), "{losses}");
         assert!(losses.total().is_finite());

@@ -17,6 +17,8 @@ use crate::vocabulary::space::{Grid, PatientPoint, VoxelBox};
 pub struct Validation {
     /// DSC of each case that annotates the organ.
     pub dice: BTreeMap<Organ, Vec<f32>>,
+    /// In how many of these cases the organ was found at all.
+    pub n_found: BTreeMap<Organ, usize>,
 }
 
 impl Validation {
@@ -25,6 +27,12 @@ impl Validation {
     pub fn mean(&self) -> f32 {
         let means: Vec<f32> = self.means().map(|(_, mean)| mean).collect();
         means.iter().sum::<f32>() / means.len().max(1) as f32
+    }
+
+    /// In how many cases an organ was found, of how many that annotate it.
+    #[must_use]
+    pub fn found(&self, organ: Organ) -> (usize, usize) {
+        (self.n_found.get(&organ).copied().unwrap_or(0), self.dice.get(&organ).map_or(0, Vec::len))
     }
 
     /// Mean over cases of each organ.
@@ -53,19 +61,25 @@ impl Segmenter {
         Ok(Self { network: Network::load(graphs, runtime, options)? })
     }
 
-    /// Adds the DSC of each annotated organ of a case.
-    pub(super) fn measure(&mut self, sample: &Sample, into: &mut Validation) -> Result<(), NetworkError> {
+    /// Adds the DSC of each annotated organ of a case; returns all that was found, and on which grid.
+    pub(super) fn measure(
+        &mut self,
+        sample: &Sample,
+        into: &mut Validation,
+    ) -> Result<(Vec<OrganMask>, Grid), NetworkError> {
         let preset = self.network.preset();
         let mask_probability = single(preset.mask_probability);
         let origin = PatientPoint::lps_mm(0.0, 0.0, 0.0);
         let grid = Grid::axial(sample.image.dim().into(), preset.spacing_mm, origin)
             .expect("a sample has voxels, a preset a spacing");
-        let found = self.network.segment(&NetworkInput { tensor: sample.image.clone(), grid })?;
+        let input = NetworkInput { tensor: sample.image.clone(), grid };
+        let found = self.network.segment(&input)?;
         for organ in sample.annotated.iter() {
             let mask = found.iter().find(|mask| mask.organ == organ);
             into.dice.entry(organ).or_default().push(dice(sample, organ, mask, mask_probability));
+            *into.n_found.entry(organ).or_default() += usize::from(mask.is_some());
         }
-        Ok(())
+        Ok((found, input.grid))
     }
 }
 
