@@ -122,8 +122,7 @@ pub fn train(
     let mut log = RunLog::go_on(&recipe.output, first).map_err(TrainError::Log)?;
     sweep(&recipe.output).map_err(TrainError::Checkpoint)?;
     let mut average = begin.average;
-    let mut trainer =
-        Trainer::new(runtime, options, recipe.crop, norms(recipe), begin.weights, begin.adam)?;
+    let mut trainer = Trainer::new(runtime, options, recipe.crop, norms(recipe), begin.weights, begin.adam)?;
     trainer.rarity = rarity.clone();
     let mut samples = patients.read_ahead(rarity, first..last_step);
     let started = Instant::now();
