@@ -10,7 +10,7 @@ use crate::settings::TrainRecipe;
 /// What a recipe asks for; its text is for a person.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prospect {
-    preset: &'static str,
+    preset: String,
     n_weights: usize,
     n_real: usize,
     n_atlases: usize,
@@ -35,7 +35,7 @@ pub fn prospect(recipe: &TrainRecipe) -> Result<Prospect, TrainError> {
     // Weights, their mean, two moments and gradients.
     let copies = 4 + usize::from(recipe.optimizer.weight_average > 0.0);
     Ok(Prospect {
-        preset: preset.name,
+        preset: preset.name.clone(),
         n_weights,
         n_real: patients.real.len(),
         n_atlases: patients.atlases.len(),
