@@ -540,7 +540,7 @@ mod tests {
     #[test]
     fn what_is_copied_is_short() {
         let text = |length: u32| [&b"X"[..], &length.to_le_bytes(), &vec![b'k'; length as usize]].concat();
-        let sides = [&b"\x80\x02ctorch\nSize\n(("[..], &b"K\x01".repeat(50), b"tt\x85R."].concat();
+        let sides = [&b"\x80\x02ctorch\nSize\n("[..], &b"K\x01".repeat(50), b"t\x85R."].concat();
         assert!(read(sides.as_slice()).unwrap_err().why.contains("rebuild no tensor"));
         let storage =
             [&b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"[..], &text(5000), b"NK\x01tQ."]

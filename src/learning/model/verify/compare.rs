@@ -87,6 +87,10 @@ pub fn differences(expected: &Arrays, ours: &Ours, classes: &[Organ], tolerance:
         .collect()
 }
 
+/// The columns of a row of boxes: `(batch, probability, z, y, x, d, h, w)`.
+const PROBABILITY: usize = 1;
+const BOX: std::ops::Range<usize> = 2..8;
+
 /// Which of our rows is which expected one, and what has no partner.
 #[derive(Debug, Clone, PartialEq)]
 struct Pairs {
@@ -149,7 +153,7 @@ impl Compare<'_> {
     fn proposal_pairs(&self) -> Option<Pairs> {
         let wanted = self.expected.get("proposals").and_then(|array| rows_of(array, 8).ok())?;
         let found = self.ours.arrays.get("proposals").and_then(|array| rows_of(array, 8).ok())?;
-        let magnitude = magnitude(wanted.iter().flat_map(|row| row.iter()));
+        let magnitude = magnitude(wanted.iter().flat_map(|row| &row[BOX]));
         Some(pair(&wanted, &found, self.tolerance * magnitude, self.tolerance))
     }
 
@@ -159,7 +163,8 @@ impl Compare<'_> {
         let pairs = self.pairs.as_ref().ok_or("rows of 8 numbers are wanted")?;
         into.note = pairs.note();
         pairs.complete()?;
-        difference(pairs.rows.iter().flat_map(|(a, b)| wanted[*a].iter().zip(found[*b])))
+        let rows: Vec<_> = pairs.rows.iter().map(|(a, b)| (wanted[*a], found[*b])).collect();
+        difference_of_boxes(&rows)
     }
 
     /// Rows that belong to proposals, in the order of the expected ones; columns in the order of the original's classes.
@@ -211,8 +216,8 @@ impl Compare<'_> {
         let mut partners = Vec::new();
         for (class, row) in &wanted {
             let of_class = (0..free.len()).filter(|at| (free[*at][8] - small(*class)).abs() < 0.5);
-            let nearest =
-                of_class.min_by(|a, b| apart(&free[*a][..8], row).total_cmp(&apart(&free[*b][..8], row)));
+            let to = |at: &usize| apart(&free[*at][BOX], &row[BOX]);
+            let nearest = of_class.min_by(|a, b| to(a).total_cmp(&to(b)));
             let nearest = nearest.ok_or_else(|| format!("{} is not found here", organ(*class)))?;
             partners.push((*row, free.remove(nearest)));
         }
@@ -220,7 +225,7 @@ impl Compare<'_> {
             let count = free.len();
             return Err(format!("{count} more here, the first {}", organ_of_row(more)));
         }
-        difference(partners.iter().flat_map(|(a, b)| a[..8].iter().zip(&b[..8])))
+        difference_of_boxes(&partners)
     }
 
     fn crop_boxes(&self, wanted: &Array, into: &mut Difference) -> Result<Largest, String> {
@@ -293,12 +298,11 @@ fn pair(wanted: &[&[f32]], found: &[&[f32]], reach: f64, edge: f64) -> Pairs {
     let mut free: Vec<usize> = (0..found.len()).collect();
     let (mut rows, mut alone) = (Vec::new(), Vec::new());
     for (at, row) in wanted.iter().enumerate() {
-        let same_place = free.iter().position(|own| *own == at && apart(found[*own], row) <= reach);
-        let nearest = same_place.or_else(|| {
-            let all = 0..free.len();
-            all.min_by(|a, b| apart(found[free[*a]], row).total_cmp(&apart(found[free[*b]], row)))
-        });
-        match nearest.filter(|near| apart(found[free[*near]], row) <= reach) {
+        let to = |own: &usize| apart(&found[*own][BOX], &row[BOX]);
+        let same_place = free.iter().position(|own| *own == at && to(own) <= reach);
+        let nearest =
+            same_place.or_else(|| (0..free.len()).min_by(|a, b| to(&free[*a]).total_cmp(&to(&free[*b]))));
+        match nearest.filter(|near| to(&free[*near]) <= reach) {
             Some(near) => rows.push((at, free.remove(near))),
             None => alone.push(("expected", at, *row)),
         }
@@ -307,7 +311,8 @@ fn pair(wanted: &[&[f32]], found: &[&[f32]], reach: f64, edge: f64) -> Pairs {
     let excused = |(whose, _, row): &(&str, usize, &[f32])| {
         let others = if *whose == "ours" { wanted } else { found };
         let near_half = |value: f32| f64::from((value - 0.5).abs()) <= edge;
-        near_half(row[1]) || others.iter().any(|other| near_half(network_box(row).iou(network_box(other))))
+        near_half(row[PROBABILITY])
+            || others.iter().any(|other| near_half(network_box(row).iou(network_box(other))))
     };
     let (on_edge, lost): (Vec<_>, Vec<_>) = alone.into_iter().partition(excused);
     let words = lost.into_iter().map(|(whose, at, row)| format!("{whose} row {at} {row:?}")).collect();
@@ -355,6 +360,18 @@ fn difference<'a>(pairs: impl Iterator<Item = (&'a f32, &'a f32)> + Clone) -> Re
     let magnitude = magnitude(pairs.map(|(a, _)| a));
     let relative = if absolute > 0.0 { absolute / magnitude } else { 0.0 };
     Ok(Largest { absolute, relative })
+}
+
+/// Of rows of boxes: of their numbers and of their probabilities, each over its own largest magnitude.
+fn difference_of_boxes(rows: &[(&[f32], &[f32])]) -> Result<Largest, String> {
+    let of = |columns: std::ops::Range<usize>| {
+        difference(rows.iter().flat_map(move |(a, b)| a[columns.clone()].iter().zip(&b[columns.clone()])))
+    };
+    let (boxes, probabilities) = (of(BOX)?, of(PROBABILITY..PROBABILITY + 1)?);
+    Ok(Largest {
+        absolute: boxes.absolute.max(probabilities.absolute),
+        relative: boxes.relative.max(probabilities.relative),
+    })
 }
 
 fn small(class: usize) -> f32 {
@@ -430,6 +447,11 @@ mod tests {
         assert!(all[0].note.contains("another order"));
         let found = arrays(&[("proposals", table(&[&B, &A])), ("rcnn_logits", logits(5.0, 7.0))]);
         assert!(compared(&expected, found, none())[1].is_beyond(0.2));
+        // A probability that is off by a tenth is not lost among coordinates of sixty.
+        let mut other = A;
+        other[1] = 0.8;
+        let found = arrays(&[("proposals", table(&[&other, &B]))]);
+        assert!(compared(&expected, found, none())[0].is_beyond(0.1));
     }
 
     #[test]
