@@ -220,7 +220,7 @@ fn of_model(preset: &Preset, name: &Path) -> Result<Weights, TrainError> {
     };
     if model.entry.preset != preset.name {
         let (file, found) = (name.to_path_buf(), model.entry.preset);
-        return Err(TrainError::StartsFromAnother { file, found, wanted: preset.name });
+        return Err(TrainError::StartsFromAnother { file, found, wanted: preset.name.clone() });
     }
     let graphs: Vec<&[u8]> = model.graphs.iter().map(|graph| graph.bytes.as_ref()).collect();
     Weights::of_graphs(preset, &graphs)
