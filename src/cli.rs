@@ -335,6 +335,9 @@ pub struct ModelVerifyArgs {
     /// Largest difference, relative to the array's largest magnitude.
     #[arg(long, value_name = "X", default_value_t = 1e-3)]
     pub tolerance: f64,
+    /// The table that the model was imported with, where it has organs of its own.
+    #[arg(long, value_name = "FILE")]
+    pub map: Option<PathBuf>,
     /// Write what this model gives, in the same form.
     #[arg(long, value_name = "FILE.npz")]
     pub write: Option<PathBuf>,

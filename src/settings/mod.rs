@@ -9,12 +9,12 @@ mod train;
 
 use std::path::PathBuf;
 
-pub use checkpoint_names::{NameTable, Plain, Unused, WithNorm};
+pub use checkpoint_names::{NameTable, OrganFilters, Plain, Unused, WithNorm};
 pub use manifest::{DoorEntry, GraphEntry, Manifest, ModelEntry};
 pub use organs::{OrganEntry, StructureTemplate};
 pub use service::ServiceSettings;
 pub use synthetic::Synthetic;
-pub use train::{Augment, Heads, NormStatistics, Optimizer, Rhythm, Sources, TrainRecipe};
+pub use train::{Augment, Heads, NormStatistics, Optimizer, Precision, Rhythm, Sources, TrainRecipe};
 
 /// Why a settings file cannot be used.
 #[derive(Debug, thiserror::Error)]

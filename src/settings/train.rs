@@ -26,6 +26,9 @@ pub struct TrainRecipe {
     pub output: PathBuf,
     /// Threads of ONNX Runtime.
     pub threads: usize,
+    /// With how many bits products are computed.
+    #[serde(default)]
+    pub precision: Precision,
     /// Where patients come from.
     pub sources: Sources,
     /// Voxels of a training crop `(z, y, x)`, multiples of 16.
@@ -63,6 +66,17 @@ pub enum NormStatistics {
     Batch,
     /// The running ones of the weights that the run began with.
     Frozen,
+}
+
+/// With how many bits the training graphs compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    Full,
+    /// Convolutions and matrix products with 16, weights and sums with 32; for GPUs.
+    Mixed,
 }
 
 /// Where patients come from; shares are relative to each other.

@@ -16,6 +16,7 @@ mod delivery;
 mod demo;
 mod ingest;
 mod phantom;
+mod published;
 mod real_peers;
 mod series;
 mod series_made;

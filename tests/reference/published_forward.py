@@ -1,8 +1,9 @@
 """A network with the published names and shapes in PyTorch (float64), its checkpoint and its numbers, for `model verify`.
 
-    python3 published_forward.py reference-parameters.json OUT
+    python3 published_forward.py reference-parameters.json OUT [--narrow]
 
 writes OUT/random.zip.pth, OUT/random.old.pth and OUT/expected.npz. Written from the description of the method alone.
+With --narrow it is a descendant of few channels and three organs, small enough to be kept: tests/reference/narrow.
 """
 import json
 import pathlib
@@ -17,6 +18,43 @@ torch.manual_seed(11)
 shapes = json.load(open(sys.argv[1]))
 out = pathlib.Path(sys.argv[2])
 out.mkdir(exist_ok=True)
+narrow = sys.argv[3:] == ["--narrow"]
+# Widths of the narrow descendant, and its organs (classes 1 to 3): see tests/it/published.rs.
+STEM, F2, F4, RISE, RPN, FC1, FC2, MASK, ORGANS = 4, 5, 6, 5, 7, 16, 12, 9, 3
+
+
+def narrowed(name, shape):
+    """The sides that a tensor of the published network has in the narrow one."""
+    part, rest = name.split(".")[0], name[name.index(".") + 1 :]
+    if part == "mask_head" and rest.startswith("logits"):
+        widths = (1, MASK) if int(rest[6:].split(".")[0]) <= ORGANS else None
+    elif part == "mask_head":
+        block = rest.split(".")[0]
+        inner = {"up1": F4 + RISE, "back1": MASK + F4, "back2": MASK + F2, "back3": MASK + 1}
+        widths = (MASK, inner.get(block, MASK))
+    elif part == "rcnn_head":
+        layer = rest.split(".")[0]
+        widths = {"fc1": (FC1, (F4 + RISE) * 216), "fc2": (FC2, FC1), "logit": (1 + ORGANS, FC2), "delta": (6 * (1 + ORGANS), FC2)}[layer]
+    elif part == "rpn":
+        widths = {"conv": (RPN, F4 + RISE), "logits": (12, RPN), "deltas": (72, RPN)}[rest.split(".")[0]]
+    else:
+        stage, index = rest.split(".")[:2]
+        first = index == "0" and ("conv1" in rest or "shortcut" in rest)
+        widths = {
+            "preBlock": (STEM, 1 if index == "0" else STEM),
+            "forw1": (F2, STEM if first else F2),
+            "forw2": (F4, F2 if first else F4),
+            "forw3": (F4, F4),
+            "forw4": (F4, F4),
+            "back3": (F4 + RISE, F4 + RISE),
+            "path1": (F4, RISE) if rest == "path1.0.weight" else (RISE, RISE),
+        }.get(stage, (1, 1))
+    return widths and [*widths[: len(shape)], *shape[2:]]
+
+
+if narrow:
+    shapes = {name: narrowed(name, shape) for name, shape in shapes.items()}
+    shapes = {name: shape for name, shape in shapes.items() if shape is not None}
 state = OrderedDict()
 for name, shape in shapes.items():
     if name.endswith("num_batches_tracked"):
@@ -124,7 +162,7 @@ def mask(image, f2, f4, f8, label):
 
 with torch.no_grad():
     rng = np.random.default_rng(3)
-    sides = (48, 80, 96)
+    sides = (32, 48, 64) if narrow else (48, 80, 96)
     smooth = F.interpolate(torch.from_numpy(rng.normal(0, 400, (1, 1, 6, 10, 12))), size=sides, mode="trilinear")
     hu = (smooth[0, 0].numpy() + rng.normal(0, 60, sides)).clip(-1024, 3000).astype(np.int16)
     image = torch.from_numpy(2 * (hu.astype(float) + 1024) / 4100 - 1)[None, None]
@@ -137,7 +175,7 @@ with torch.no_grad():
     first = trunk(image)
     scaled("rpn.logits", 1 / first[3].std())
     scaled("rpn.deltas", 1 / first[4].std())
-    state["rpn.logits.bias"] -= float(np.quantile(trunk(image)[3].numpy(), 0.99))
+    state["rpn.logits.bias"] -= float(np.quantile(trunk(image)[3].numpy(), 0.95 if narrow else 0.99))
     w["rpn.logits.bias"] = state["rpn.logits.bias"].double()
     f2, f4, f8, logits, deltas = trunk(image)
     kept = proposals(logits[0].numpy(), deltas[0].numpy(), sides)
@@ -168,9 +206,12 @@ with torch.no_grad():
     print(len(detections), "detections")
     table = [[0, 1 / (1 + np.exp(-logit)), *box] for logit, box in kept]
     f32 = lambda t: np.asarray(t, dtype=np.float32)
+    # Kept in the repository, so the largest arrays have three digits only.
+    large = lambda t: np.asarray(t, dtype=np.float16 if narrow else np.float32)
     np.savez_compressed(
-        out / "expected.npz", volume_hu=hu, f2=f32(f2), f4=f32(f4), f8=f32(f8), rpn_logits=f32(logits), rpn_deltas=f32(deltas),
-        proposals=f32(table), rcnn_logits=f32(classes), rcnn_deltas=f32(boxes), detections=f32(detections), crop_boxes=f32(crops), **masks,
+        out / "expected.npz", volume_hu=hu, f2=large(f2), f4=f32(f4), f8=f32(f8), rpn_logits=f32(logits), rpn_deltas=f32(deltas),
+        proposals=f32(table), rcnn_logits=f32(classes), rcnn_deltas=f32(boxes), detections=f32(detections), crop_boxes=f32(crops),
+        **{name: large(mask) for name, mask in masks.items()},
     )
     checkpoint = {"epoch": 7, "out_dir": "x", "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}
     torch.save(checkpoint, out / "random.zip.pth")

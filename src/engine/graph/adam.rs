@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
+use super::mixed::LossScale;
 use super::weights::{Role, Weights};
 
 /// The optimiser's numbers.
@@ -35,6 +36,8 @@ impl Default for AdamRates {
 pub struct Adam {
     /// Per weight: how many steps it took (a head that joins later starts its own count), mean gradient, mean square.
     pub moments: BTreeMap<String, Moments>,
+    /// In mixed precision, by what the losses are multiplied; `None` in full precision.
+    pub loss_scale: Option<LossScale>,
 }
 
 /// What Adam remembers of one weight tensor, in its order.

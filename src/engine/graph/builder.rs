@@ -129,6 +129,12 @@ impl GraphBuilder {
         self.constant(&[], &[value])
     }
 
+    /// A door in for a number that is one where nobody sets it.
+    pub(crate) fn input_of_one(&mut self, name: &str) -> Tensor {
+        self.graph.input.push(value_info(name, Element::F32, Vec::new()));
+        self.weight(name, &[], &[1.0])
+    }
+
     /// A list of integers, for operators that take axes, starts or shapes.
     pub(crate) fn integers(&mut self, values: &[i64]) -> Tensor {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();

@@ -109,7 +109,7 @@ impl<'w> Layers<'w> {
     /// An empty network of one form.
     pub(crate) fn new(name: &str, form: Form<'w>, preset: &super::Preset) -> Self {
         let mut graph = GraphBuilder::new(name);
-        graph.note("preset", preset.name);
+        graph.note("preset", &preset.name);
         Self {
             graph,
             form,

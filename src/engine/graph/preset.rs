@@ -16,6 +16,30 @@ pub const COARSE_STRIDE: usize = 8;
 /// Sides of the network's input are multiples of this: four halvings.
 pub const INPUT_MULTIPLE: usize = 16;
 
+/// What descendants of a preset may differ in: the fields of [`Channels`], then those of [`Blocks`].
+pub const WIDTHS: [&str; 16] = [
+    "stem",
+    "stage2",
+    "stage4",
+    "stage8",
+    "stage16",
+    "rise",
+    "merge8",
+    "proposal",
+    "first_full",
+    "second_full",
+    "mask",
+    "blocks2",
+    "blocks4",
+    "blocks8",
+    "blocks16",
+    "blocks_merge8",
+];
+/// No part of a network is wider: the published one has 512, and at 1024 a checkpoint has a gigabyte.
+pub const MOST_WIDTH: usize = 1024;
+/// No stage has more residual blocks.
+pub const MOST_BLOCKS: usize = 16;
+
 /// How many channels each part of the network carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Channels {
@@ -58,11 +82,13 @@ pub struct Blocks {
     pub merge8: usize,
 }
 
-/// One architecture with all its numbers; [`Preset::reference`] and [`Preset::starter`] make them.
+/// One architecture with all its numbers; [`Preset::reference`] and [`Preset::starter`] make them, and
+/// [`Preset::with_widths`] the descendants of these.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preset {
-    /// Written into manifests and weight files; a graph of one preset never takes weights of another.
-    pub name: &'static str,
+    /// Written into manifests and weight files; a graph of one preset never takes weights of another. [`Preset::named`]
+    /// makes the preset of it.
+    pub name: String,
     /// Spacing of the network grid, mm, `(z, y, x)`.
     pub spacing_mm: [f64; 3],
     /// Channels of each part.
@@ -126,7 +152,7 @@ impl Preset {
         let anchors =
             std::array::from_fn(|anchor| aspects[anchor % 3].map(|ratio| ratio * bases[anchor / 3]));
         Self {
-            name: "reference",
+            name: "reference".to_owned(),
             spacing_mm: [2.5, 0.976_562, 0.976_562],
             channels: Channels {
                 stem: 24,
@@ -188,7 +214,7 @@ impl Preset {
             [230.0, 40.0, 40.0],  // spinal cord
         ];
         Self {
-            name: "starter",
+            name: "starter".to_owned(),
             spacing_mm,
             channels: Channels {
                 stem: 12,
@@ -212,10 +238,96 @@ impl Preset {
         }
     }
 
-    /// The preset of a name that a manifest or a weight file carries.
+    /// The preset of a name that a manifest or a weight file carries: `reference`, `starter`, or one of these with the
+    /// widths in which a descendant differs, `reference(mask=48,blocks8=2)`. `None` for any other name, and for widths
+    /// or blocks of zero or beyond [`MOST_WIDTH`] and [`MOST_BLOCKS`].
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        [Self::reference(), Self::starter()].into_iter().find(|preset| preset.name == name)
+        let (base, changes) = match name.split_once('(') {
+            Some((base, rest)) => (base, rest.strip_suffix(')')?),
+            None => (name, ""),
+        };
+        let base = [Self::reference(), Self::starter()].into_iter().find(|preset| preset.name == base)?;
+        let mut widths = base.widths();
+        for change in changes.split(',').filter(|change| !change.is_empty()) {
+            let (key, value) = change.split_once('=')?;
+            widths[WIDTHS.iter().position(|known| *known == key)?] = value.parse().ok()?;
+        }
+        base.with_widths(widths).filter(|preset| preset.name == name)
+    }
+
+    /// This preset with other widths and blocks, in the order of [`WIDTHS`]; its name says which differ.
+    ///
+    /// `None` where one is zero or beyond [`MOST_WIDTH`] or [`MOST_BLOCKS`].
+    #[must_use]
+    pub fn with_widths(&self, widths: [usize; WIDTHS.len()]) -> Option<Self> {
+        let most = |key: &str| if key.starts_with("blocks") { MOST_BLOCKS } else { MOST_WIDTH };
+        if WIDTHS.iter().zip(widths).any(|(key, width)| width == 0 || width > most(key)) {
+            return None;
+        }
+        let base = self.name.split('(').next().unwrap_or_default();
+        let base = if base == "starter" { Self::starter() } else { Self::reference() };
+        let own = WIDTHS.iter().zip(widths).zip(base.widths());
+        let changed: Vec<String> = own
+            .filter(|((_, width), before)| width != before)
+            .map(|((key, width), _)| format!("{key}={width}"))
+            .collect();
+        let list = if changed.is_empty() { String::new() } else { format!("({})", changed.join(",")) };
+        let name = base.name.clone() + &list;
+        let [
+            stem,
+            stage2,
+            stage4,
+            stage8,
+            stage16,
+            rise,
+            merge8,
+            proposal,
+            first_full,
+            second_full,
+            mask,
+            rest @ ..,
+        ] = widths;
+        let channels = Channels {
+            stem,
+            stage2,
+            stage4,
+            stage8,
+            stage16,
+            rise,
+            merge8,
+            proposal,
+            first_full,
+            second_full,
+            mask,
+        };
+        let [stage2, stage4, stage8, stage16, merge8] = rest;
+        let blocks = Blocks { stage2, stage4, stage8, stage16, merge8 };
+        Some(Self { name, channels, blocks, ..base })
+    }
+
+    /// Widths and blocks in the order of [`WIDTHS`].
+    #[must_use]
+    pub fn widths(&self) -> [usize; WIDTHS.len()] {
+        let (c, b) = (&self.channels, &self.blocks);
+        [
+            c.stem,
+            c.stage2,
+            c.stage4,
+            c.stage8,
+            c.stage16,
+            c.rise,
+            c.merge8,
+            c.proposal,
+            c.first_full,
+            c.second_full,
+            c.mask,
+            b.stage2,
+            b.stage4,
+            b.stage8,
+            b.stage16,
+            b.merge8,
+        ]
     }
 }
 
@@ -235,5 +347,27 @@ mod tests {
     fn a_preset_is_found_by_its_name() {
         assert_eq!(Preset::named("starter"), Some(Preset::starter()));
         assert_eq!(Preset::named("other"), None);
+    }
+
+    #[test]
+    fn a_descendant_is_found_by_its_name() {
+        let reference = Preset::reference();
+        let mut widths = reference.widths();
+        (widths[10], widths[13]) = (48, 2);
+        let descendant = reference.with_widths(widths).unwrap();
+        assert_eq!(descendant.name, "reference(mask=48,blocks8=2)");
+        assert_eq!((descendant.channels.mask, descendant.blocks.stage8), (48, 2));
+        assert_eq!(descendant.anchors, reference.anchors);
+        assert_eq!(Preset::named(&descendant.name), Some(descendant.clone()));
+        assert_eq!(descendant.with_widths(reference.widths()).unwrap().widths(), reference.widths());
+        for bad in [
+            "reference(mask=0)",
+            "reference(mask=1025)",
+            "reference(mask=64)",
+            "reference(x=3)",
+            "reference(",
+        ] {
+            assert_eq!(Preset::named(bad), None, "{bad}");
+        }
     }
 }

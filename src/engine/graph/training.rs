@@ -13,10 +13,12 @@
 //! their sum.
 //!
 //! In every graph each weight is an input of its own name, [`TrainingGraph::weights`] lists which, and the gradient of
-//! weight `w` is the output `grad.w`. Shapes are fixed when a graph is built: keep sessions by shape.
+//! weight `w` is the output `grad.w`. Shapes are fixed when a graph is built: keep sessions by shape. Every gradient is
+//! multiplied by the input `loss_scale`, which may be left out and then is one ([`super::mixed`]).
 
 use super::builder::Tensor;
 use super::layers::{Form, Layers, Norms};
+use super::mixed::LOSS_SCALE;
 use super::preset::{COARSE_STRIDE, INPUT_MULTIPLE, N_ANCHORS, N_CLASSES, Preset};
 use super::uanet;
 use super::weights::Role;
@@ -74,7 +76,7 @@ pub fn refinement_step(preset: &Preset, n: usize) -> TrainingGraph {
     let box_loss = layers.box_loss(boxes, box_targets, box_weights);
     layers.graph.output("loss.class", class_loss);
     layers.graph.output("loss.box", box_loss);
-    let one = layers.graph.scalar(1.0);
+    let one = layers.graph.input_of_one(LOSS_SCALE);
     finish(layers, vec![(class_loss, one), (box_loss, one)], vec![("pooled", pooled)])
 }
 
@@ -94,7 +96,7 @@ pub fn mask_step(preset: &Preset, sides: [usize; 3]) -> TrainingGraph {
     let loss = layers.mask_loss(logit, truth, valid);
     layers.graph.output("loss.mask", loss);
     layers.graph.output("logit", logit);
-    let one = layers.graph.scalar(1.0);
+    let one = layers.graph.input_of_one(LOSS_SCALE);
     finish(layers, vec![(loss, one)], vec![("f2", crops.f2), ("f4", crops.f4), ("f8", crops.f8)])
 }
 
@@ -124,7 +126,7 @@ pub fn backbone_step(preset: &Preset, shape: [usize; 3], norms: Norms) -> Traini
     let box_loss = layers.box_loss(trunk.deltas, box_targets, box_weights);
     layers.graph.output("loss.rpn_class", class_loss);
     layers.graph.output("loss.rpn_box", box_loss);
-    let one = layers.graph.scalar(1.0);
+    let one = layers.graph.input_of_one(LOSS_SCALE);
     seeds.extend([(class_loss, one), (box_loss, one)]);
     let running = layers.move_running();
     let names = running.iter().map(|(name, _)| name.clone()).collect();

@@ -83,7 +83,7 @@ pub enum WeightsError {
     )]
     Unfit {
         /// Which preset was wanted.
-        preset: &'static str,
+        preset: String,
         /// Which tensor.
         name: String,
         /// Its shape in the preset, or that it is unknown.
@@ -127,7 +127,7 @@ impl Weights {
     pub fn new(preset: &Preset, values: BTreeMap<String, Vec<f32>>) -> Result<Self, WeightsError> {
         let parameters = uanet::parameters(preset);
         let unfit = |name: &str, wanted: String, found: String| WeightsError::Unfit {
-            preset: preset.name,
+            preset: preset.name.clone(),
             name: name.to_owned(),
             wanted,
             found,
@@ -289,7 +289,7 @@ impl Weights {
             let found = shapes.get(&parameter.name);
             if found != Some(&parameter.shape) {
                 return Err(WeightsError::Unfit {
-                    preset: preset.name,
+                    preset: preset.name.clone(),
                     name: parameter.name.clone(),
                     wanted: format!("{:?}", parameter.shape),
                     found: format!("{:?}", found.cloned().unwrap_or_default()),

@@ -3,4 +3,5 @@
 mod cuda_release;
 pub mod library;
 pub mod package_index;
+pub mod placement;
 pub mod session;

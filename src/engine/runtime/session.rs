@@ -14,7 +14,7 @@ use crate::engine::graph::Weights;
 /// What ONNX Runtime said; a link of the error chain.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct RuntimeMessage(String);
+pub struct RuntimeMessage(pub(super) String);
 
 /// Why a graph could not be loaded or run.
 #[derive(Debug, thiserror::Error)]
@@ -206,8 +206,33 @@ impl Session {
         graph: &[u8],
         options: &SessionOptions,
     ) -> Result<Self, SessionError> {
+        Self::load(runtime, name, graph, options, None)
+    }
+
+    /// As [`Self::from_bytes`]; what each run does is written down in `profile`, see [`Self::end_profile`].
+    pub(super) fn profiled(
+        runtime: Runtime,
+        name: &str,
+        graph: &[u8],
+        options: &SessionOptions,
+        profile: &Path,
+    ) -> Result<Self, SessionError> {
+        Self::load(runtime, name, graph, options, Some(profile))
+    }
+
+    fn load(
+        runtime: Runtime,
+        name: &str,
+        graph: &[u8],
+        options: &SessionOptions,
+        profile: Option<&Path>,
+    ) -> Result<Self, SessionError> {
         let provider = options.provider;
-        let inner = builder(runtime, options).and_then(|mut builder| builder.commit_from_memory(graph));
+        let inner = builder(runtime, options).and_then(|builder| match profile {
+            Some(path) => Ok(builder.with_profiling(path)?),
+            None => Ok(builder),
+        });
+        let inner = inner.and_then(|mut builder| builder.commit_from_memory(graph));
         let inner = inner.map_err(|error| SessionError::Load {
             graph: name.to_owned(),
             provider,
@@ -273,6 +298,19 @@ impl Session {
         }
         let values = self.inner.run_with_options(values, &self.options).map_err(failed)?;
         Ok(Outputs { graph: &self.name, values })
+    }
+}
+
+impl Session {
+    /// The file that the profile went to.
+    pub(super) fn end_profile(mut self) -> Result<PathBuf, SessionError> {
+        let (graph, provider) = (self.name, self.provider);
+        let ended = self.inner.end_profiling();
+        ended.map(PathBuf::from).map_err(|error| SessionError::Run {
+            graph,
+            provider,
+            source: message(&error),
+        })
     }
 }
 

@@ -15,7 +15,7 @@ impl NewModel {
         let trunk = graph("trunk", uanet::trunk_graph(weights));
         let mask = graph("mask", uanet::mask_graph(weights));
         let graphs = vec![trunk, refinement, mask];
-        let preset = weights.preset().name.to_owned();
+        let preset = weights.preset().name.clone();
         Self { name: name.to_owned(), preset, opset: OPSET, steps, card, graphs }
     }
 }

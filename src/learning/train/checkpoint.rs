@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::gradients::Tensors;
 use super::whole_file;
-use crate::engine::graph::{Adam, Moments, Preset, Weights};
+use crate::engine::graph::{Adam, LossScale, Moments, Preset, Weights};
 
 const MAGIC: &[u8; 8] = b"OARLCKP1";
 
@@ -72,6 +72,9 @@ struct Header {
     preset: String,
     validation: Option<f32>,
     adam_steps: BTreeMap<String, u32>,
+    /// Scale and steps since it changed, in mixed precision.
+    #[serde(default)]
+    loss_scale: Option<(f32, u32)>,
     tensors: Vec<Entry>,
 }
 
@@ -178,9 +181,10 @@ impl Checkpoint {
         let header = Header {
             step: self.step,
             seed: self.seed,
-            preset: self.weights.preset().name.to_owned(),
+            preset: self.weights.preset().name.clone(),
             validation: self.validation,
             adam_steps: self.adam.moments.iter().map(|(name, m)| (name.clone(), m.steps)).collect(),
+            loss_scale: self.adam.loss_scale.map(|LossScale { scale, steps }| (scale, steps)),
             tensors,
         };
         let header = serde_json::to_vec(&header).expect("strings and numbers make valid JSON");
@@ -227,12 +231,13 @@ impl Checkpoint {
             }
             map.insert(name, numbers);
         }
-        let Header { step, seed, preset, validation, adam_steps, .. } = header;
+        let Header { step, seed, preset, validation, adam_steps, loss_scale, .. } = header;
         let preset = Preset::named(&preset).ok_or_else(|| format!("preset {preset} is not known"))?;
         let weights = Weights::new(&preset, weights).map_err(|e| e.to_string())?;
         let average = if average.is_empty() { Ok(None) } else { Weights::new(&preset, average).map(Some) };
         let average = average.map_err(|e| e.to_string())?;
-        let mut adam = Adam::default();
+        let loss_scale = loss_scale.map(|(scale, steps)| LossScale { scale, steps });
+        let mut adam = Adam { loss_scale, ..Adam::default() };
         for (name, steps) in adam_steps {
             let moments = first.remove(&name).zip(second.remove(&name));
             let (mean, square) = moments.ok_or_else(|| format!("no moments of {name}"))?;
@@ -313,7 +318,8 @@ mod tests {
         let count = u8::try_from(weights.values(&name).len()).unwrap();
         let values = |start: f32| (0..count).map(|i| start + 0.1 * f32::from(i)).collect();
         let moments = Moments { steps: 17, mean: values(2.0), square: values(3.0) };
-        let adam = Adam { moments: [(name, moments)].into_iter().collect() };
+        let loss_scale = Some(LossScale { scale: 512.0, steps: 31 });
+        let adam = Adam { moments: [(name, moments)].into_iter().collect(), loss_scale };
         let average = Some(Weights::start(&Preset::starter(), 12));
         Checkpoint { step, seed: 5, validation: Some(0.31), weights, average, adam }
     }

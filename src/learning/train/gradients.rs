@@ -21,6 +21,16 @@ pub(super) fn accumulate(sum: &mut Tensors, more: Tensors) {
     }
 }
 
+/// Divides all gradients by the scale of their losses; whether all of them are numbers.
+pub(super) fn unscale(gradients: &mut Tensors, scale: f32) -> bool {
+    let mut finite = true;
+    for value in gradients.values_mut().flatten() {
+        *value /= scale;
+        finite &= value.is_finite();
+    }
+    finite
+}
+
 /// Scales all gradients down when their common length is above `longest`; returns the length before.
 pub(super) fn clip(gradients: &mut Tensors, longest: f32) -> f32 {
     let squares: f64 =

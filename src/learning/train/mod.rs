@@ -78,7 +78,7 @@ pub enum TrainError {
         /// Its preset.
         found: String,
         /// The recipe's.
-        wanted: &'static str,
+        wanted: String,
     },
     /// `start_from` names a model that cannot be found or read.
     #[error("start_from {} is neither a checkpoint nor a model that can be read", name.display())]

@@ -13,7 +13,7 @@ use crate::vocabulary::organ::Organ;
 /// What a recipe asks for; its text is for a person.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prospect {
-    preset: &'static str,
+    preset: String,
     n_weights: usize,
     n_real: usize,
     n_held_out: usize,
@@ -43,7 +43,7 @@ pub fn prospect(recipe: &TrainRecipe) -> Result<Prospect, TrainError> {
     // Weights, their mean, two moments and gradients.
     let copies = 4 + usize::from(recipe.optimizer.weight_average > 0.0);
     Ok(Prospect {
-        preset: preset.name,
+        preset: preset.name.clone(),
         n_weights,
         n_real: patients.real.len(),
         n_held_out: others.len(),

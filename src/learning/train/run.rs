@@ -17,11 +17,11 @@ use super::patients::Patients;
 use super::report;
 use super::step::{Plan, Trainer};
 use super::validation::Validation;
-use crate::engine::graph::{Adam, AdamRates, Norms, Preset, Weights};
-use crate::engine::runtime::session::{Provider, Runtime, SessionOptions};
+use crate::engine::graph::{Adam, AdamRates, LossScale, Norms, Preset, Weights, training};
+use crate::engine::runtime::session::{Provider, Runtime, Session, SessionOptions};
 use crate::learning::dataset::{AugmentSettings, LabelAtlas, list_open_kbp};
 use crate::learning::model::{ModelRegistry, NewModel};
-use crate::settings::{NormStatistics, TrainRecipe};
+use crate::settings::{NormStatistics, Precision, TrainRecipe};
 use crate::vocabulary::causes::with_causes;
 
 /// How a run begins.
@@ -105,13 +105,17 @@ pub fn train(
 ) -> Result<Outcome, TrainError> {
     let preset =
         Preset::named(&recipe.preset).ok_or_else(|| TrainError::Preset { name: recipe.preset.clone() })?;
-    let options = SessionOptions { threads: recipe.threads, provider: Provider::Cpu };
-    let begin = match start {
+    let options = SessionOptions { threads: recipe.threads, provider: provider(runtime, &preset) };
+    let mut begin = match start {
         Start::Fresh if holds_a_run(&recipe.output).map_err(TrainError::Checkpoint)? => {
             return Err(TrainError::OutputInUse { folder: recipe.output.display().to_string() });
         }
         Start::Fresh => fresh(&preset, recipe)?,
         Start::Resume => resumed(&preset, recipe, report)?,
+    };
+    begin.adam.loss_scale = match recipe.precision {
+        Precision::Full => None,
+        Precision::Mixed => begin.adam.loss_scale.or(Some(LossScale::START)),
     };
     let others = held_out_patients(recipe)?;
     let patients = patients(recipe, &preset)?;
@@ -248,6 +252,20 @@ fn validate(
     report::write(recipe, log, &held_out.pictures, &recipe.output).map_err(TrainError::Report)
 }
 
+/// The first GPU where a training graph loads on it, else the processor.
+fn provider(runtime: Runtime, preset: &Preset) -> Provider {
+    let cuda = Provider::Cuda { device: 0, tf32: false };
+    let graph = training::refinement_step(preset, 1);
+    let options = SessionOptions { threads: 1, provider: cuda };
+    match Session::from_bytes(runtime, "refinement step", &graph.bytes, &options) {
+        Ok(_) => cuda,
+        Err(error) => {
+            tracing::debug!(error = with_causes(&error), "no CUDA provider");
+            Provider::Cpu
+        }
+    }
+}
+
 /// Layers that speak last start with this part of their drawn weights: at full size the first box losses are in the
 /// fifties, and the shortened gradient leaves nothing for the rest. Source of the habit: Ren et al. 2015, 3.1.3.
 const QUIET_START: f32 = 0.05;
@@ -272,8 +290,8 @@ fn started(preset: &Preset, recipe: &TrainRecipe, file: &Path) -> Result<Weights
     let found = Checkpoint::read(file).map_err(TrainError::Checkpoint)?;
     let weights = found.shipped();
     if weights.preset() != preset {
-        let (file, found) = (file.to_path_buf(), weights.preset().name.to_owned());
-        return Err(TrainError::StartsFromAnother { file, found, wanted: preset.name });
+        let (file, found) = (file.to_path_buf(), weights.preset().name.clone());
+        return Err(TrainError::StartsFromAnother { file, found, wanted: preset.name.clone() });
     }
     Ok(weights.clone())
 }
@@ -291,7 +309,7 @@ fn of_model(preset: &Preset, name: &Path) -> Result<Weights, TrainError> {
     };
     if model.entry.preset != preset.name {
         let (file, found) = (name.to_path_buf(), model.entry.preset);
-        return Err(TrainError::StartsFromAnother { file, found, wanted: preset.name });
+        return Err(TrainError::StartsFromAnother { file, found, wanted: preset.name.clone() });
     }
     let graphs: Vec<&[u8]> = model.graphs.iter().map(|graph| graph.bytes.as_ref()).collect();
     Weights::of_graphs(preset, &graphs)
@@ -338,7 +356,7 @@ fn resumed(
     passed.iter().for_each(|error| report(&Event::PassedOver(error)));
     let found = found.ok_or_else(|| TrainError::NothingToResume { folder: folder.clone() })?;
     if found.weights.preset() != preset || found.seed != recipe.seed {
-        let preset = found.weights.preset().name.to_owned();
+        let preset = found.weights.preset().name.clone();
         return Err(TrainError::AnotherRun { folder, preset, seed: found.seed });
     }
     Ok(found)

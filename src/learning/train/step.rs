@@ -7,7 +7,7 @@ use rand::Rng;
 
 use super::TrainError;
 use super::boxes::{BodyCount, TrueBox, true_boxes};
-use super::gradients::{Tensors, accumulate, clip};
+use super::gradients::{Tensors, accumulate, clip, unscale};
 use super::losses::Losses;
 use super::proposal_targets::ProposalTargets;
 use super::rarity::Rarity;
@@ -17,7 +17,7 @@ use super::targets::{
 };
 use crate::engine::graph::preset::{N_ANCHORS, N_CLASSES};
 use crate::engine::graph::training::{self, TrainingGraph};
-use crate::engine::graph::{Adam, AdamRates, Norms, Preset, Weights};
+use crate::engine::graph::{Adam, AdamRates, LOSS_SCALE, LossScale, Norms, Preset, Weights, mixed};
 use crate::engine::runtime::session::{Input, Outputs, Runtime, Session, SessionError, SessionOptions};
 use crate::learning::dataset::{OrganSet, Sample};
 use crate::pipeline::network::box_coding::encode;
@@ -91,7 +91,7 @@ const MOST_MASK_SESSIONS: usize = 40;
 pub(super) const MOST_KEPT_BYTES: u64 = 1 << 30;
 
 impl Trainer {
-    /// Builds and loads the graphs for crops of `crop` voxels.
+    /// Builds and loads the graphs for crops of `crop` voxels; in mixed precision where `adam` has a loss scale.
     pub(super) fn new(
         runtime: Runtime,
         options: SessionOptions,
@@ -102,8 +102,10 @@ impl Trainer {
     ) -> Result<Self, TrainError> {
         let preset = weights.preset().clone();
         let shapes = weights.parameters().iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
-        let load =
-            |name: &str, graph| Loaded::new(runtime, name, graph, &options).map_err(TrainError::Session);
+        let scale = adam.loss_scale;
+        let load = |name: &str, graph| {
+            Loaded::new(runtime, name, graph, &options, scale).map_err(TrainError::Session)
+        };
         let forward = load("forward", training::forward(&preset, crop, norms))?;
         let backbone = load("backbone step", training::backbone_step(&preset, crop, norms))?;
         Ok(Self {
@@ -168,6 +170,20 @@ impl Trainer {
         let running = self
             .backbone(&features, &truth, rng, &mut gradients, &mut losses)
             .map_err(TrainError::Session)?;
+        if let Some(scale) = self.adam.loss_scale
+            && let Some(next) = scale.after(unscale(&mut gradients, scale.scale))
+            && losses.total().is_finite()
+        {
+            self.adam.loss_scale = Some(next);
+            if next.scale < scale.scale {
+                tracing::warn!(
+                    step = plan.step,
+                    scale = next.scale,
+                    "gradients beyond 16 bits, no step is taken"
+                );
+                return Ok(losses);
+            }
+        }
         let length = clip(&mut gradients, plan.longest_gradient);
         if !(length.is_finite() && losses.total().is_finite()) {
             return Err(TrainError::NotFinite {
@@ -189,7 +205,7 @@ impl Trainer {
         let image = sample.image.view().insert_axis(Axis(0)).to_owned();
         let as_input = image.view().insert_axis(Axis(0)).to_owned();
         let inputs = [("image", Input::array(&as_input))];
-        let out = self.forward.run(&inputs, &self.weights, &self.shapes)?;
+        let out = self.forward.run(&inputs, &self.weights, &self.shapes, None)?;
         let maps = [map(&out, "f2")?, map(&out, "f4")?, map(&out, "f8")?];
         let (logits, deltas) = (map(&out, "logits")?, map(&out, "deltas")?);
         let gradients = [0, 1, 2].map(|i: usize| Array4::zeros(maps[i].raw_dim()));
@@ -239,7 +255,8 @@ impl Trainer {
         cells.resize(n_rows * width, 0.0);
         if self.refinement.as_ref().is_none_or(|(rows, _)| *rows != n_rows) {
             let graph = training::refinement_step(&self.preset, n_rows);
-            let loaded = Loaded::new(self.runtime, "refinement step", graph, &self.options)?;
+            let scale = self.adam.loss_scale;
+            let loaded = Loaded::new(self.runtime, "refinement step", graph, &self.options, scale)?;
             self.refinement = Some((n_rows, loaded));
         }
         let (_, loaded) = self.refinement.as_mut().expect("loaded by the lines above");
@@ -252,7 +269,7 @@ impl Trainer {
             ("box_weights", Input::F32(&wide, &box_weights)),
         ];
         let trained = loaded.trained.clone();
-        let out = loaded.run(&inputs, &self.weights, &self.shapes)?;
+        let out = loaded.run(&inputs, &self.weights, &self.shapes, self.adam.loss_scale)?;
         accumulate(gradients, named(&out, "grad", &trained)?);
         let of_cells = values(&out, "grad.pooled")?;
         let parts = (out.scalar("loss.class")?, out.scalar("loss.box")?);
@@ -310,7 +327,7 @@ impl Trainer {
         let place = self.mask_session(region.shape())?;
         let loaded = &mut self.masks[place].1;
         let trained = loaded.trained.clone();
-        let out = loaded.run(&inputs, &self.weights, &self.shapes)?;
+        let out = loaded.run(&inputs, &self.weights, &self.shapes, self.adam.loss_scale)?;
         accumulate(gradients, named(&out, "grad", &trained)?);
         for (i, name) in ["grad.f2", "grad.f4", "grad.f8"].into_iter().enumerate() {
             add_crop(out.view(name)?, region, SCALES[i], &mut features.gradients[i]);
@@ -325,7 +342,8 @@ impl Trainer {
             self.masks.push(recent);
         } else {
             let graph = training::mask_step(&self.preset, sides);
-            let loaded = Loaded::new(self.runtime, "mask step", graph, &self.options)?;
+            let scale = self.adam.loss_scale;
+            let loaded = Loaded::new(self.runtime, "mask step", graph, &self.options, scale)?;
             let room = MOST_KEPT_BYTES.saturating_sub(loaded.kept_bytes);
             while self.masks.len() >= MOST_MASK_SESSIONS
                 || self.masks.iter().map(|(_, mask)| mask.kept_bytes).sum::<u64>() > room
@@ -363,7 +381,7 @@ impl Trainer {
             ("df8", Input::array(&df8)),
         ];
         let (trained, running) = (self.backbone.trained.clone(), self.backbone.running.clone());
-        let out = self.backbone.run(&inputs, &self.weights, &self.shapes)?;
+        let out = self.backbone.run(&inputs, &self.weights, &self.shapes, self.adam.loss_scale)?;
         accumulate(gradients, named(&out, "grad", &trained)?);
         losses.proposal_class = out.scalar("loss.rpn_class")?;
         losses.proposal_box = out.scalar("loss.rpn_box")?;
@@ -377,8 +395,11 @@ impl Loaded {
         name: &str,
         graph: TrainingGraph,
         options: &SessionOptions,
+        scale: Option<LossScale>,
     ) -> Result<Self, SessionError> {
-        let mut session = Session::from_bytes(runtime, name, &graph.bytes, options)?;
+        let rewritten = scale.map(|_| mixed(&graph.bytes).expect("the builder wrote these bytes just now"));
+        let bytes = rewritten.as_ref().unwrap_or(&graph.bytes);
+        let mut session = Session::from_bytes(runtime, name, bytes, options)?;
         let mut kept_bytes = graph.peak_bytes;
         if kept_bytes > MOST_KEPT_BYTES {
             session = session.giving_memory_back()?;
@@ -399,8 +420,13 @@ impl Loaded {
         inputs: &[(&str, Input<'_>)],
         weights: &Weights,
         shapes: &BTreeMap<String, Vec<usize>>,
+        scale: Option<LossScale>,
     ) -> Result<Outputs<'_>, SessionError> {
         let mut all = inputs.to_vec();
+        let factor = [scale.map_or(1.0, |scale| scale.scale)];
+        if scale.is_some() {
+            all.push((LOSS_SCALE, Input::F32(&[], &factor)));
+        }
         for name in &self.weights {
             all.push((name, Input::F32(&shapes[name], weights.values(name))));
         }
@@ -499,6 +525,32 @@ mod tests {
         assert_eq!(take(&mut second, 2..4), all[2..]);
         assert_eq!(second.weights, unbroken.weights);
         assert_ne!(second.weights, start());
+    }
+
+    /// Twelve steps in mixed precision beside twelve in full, from the same weights: the losses go down together. Then a
+    /// scale that no 16-bit gradient survives: no step is taken, the scale is halved, and the next steps find one.
+    #[test]
+    fn mixed_precision_trains_and_skips_what_overflows() {
+        let Some(runtime) = runtime_of_tests("mixed_precision_trains") else { return };
+        let start = || Weights::start(&Preset::starter(), 5);
+        let scaled = |scale: f32| Adam { loss_scale: Some(LossScale { scale, steps: 0 }), ..Adam::default() };
+        let full = take(&mut trainer(runtime, start(), Adam::default()), 0..12);
+        let mut half = trainer(runtime, start(), scaled(1024.0));
+        let mixed = take(&mut half, 0..12);
+        assert_eq!(half.adam.loss_scale, Some(LossScale { scale: 1024.0, steps: 12 }));
+        for (a, b) in full.iter().zip(&mixed) {
+            let (a, b) = (a.total(), b.total());
+            assert!((a - b).abs() < 0.1 * a, "{a} {b}");
+        }
+        assert!(mixed[11].total() < 0.7 * mixed[0].total(), "{mixed:?}");
+        assert_ne!(full, mixed, "nothing was rounded");
+        let mut wild = trainer(runtime, start(), scaled(LossScale::HIGHEST));
+        take(&mut wild, 0..1);
+        assert_eq!(wild.weights, start());
+        assert_eq!(wild.adam.loss_scale, Some(LossScale { scale: LossScale::HIGHEST / 2.0, steps: 0 }));
+        assert!(wild.adam.moments.is_empty());
+        take(&mut wild, 1..16);
+        assert_ne!(wild.weights, start());
     }
 
     /// Voxels of an organ that is not annotated change nothing: neither a loss nor a weight.

@@ -53,7 +53,7 @@ impl Segmenter {
         options: &SessionOptions,
     ) -> Result<Self, NetworkError> {
         let graphs = ModelGraphs {
-            preset: weights.preset().name,
+            preset: &weights.preset().name,
             trunk: &uanet::trunk_graph(weights),
             refinement: &uanet::refinement_graph(weights),
             mask: &uanet::mask_graph(weights),

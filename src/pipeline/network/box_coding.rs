@@ -4,8 +4,8 @@ use super::network_box::NetworkBox;
 use super::single;
 use crate::engine::graph::Preset;
 
-/// A side changes at most e^4-fold, which no organ needs; an untrained head would overflow otherwise.
-const LARGEST_LOG: f32 = 4.0;
+/// A side changes at most e^20-fold, far beyond any volume: so that products of three sides stay finite.
+const LARGEST_LOG: f32 = 20.0;
 
 /// Deltas `(z, y, x, d, h, w)` that move `from` onto `to`: `dz = 10 (tz - az) / ad`, `dd = 5 ln(td / ad)`.
 ///

@@ -23,6 +23,8 @@ impl ProposalLimits {
     /// For structure sets: a trained network fires on far fewer anchors, an untrained one must not keep a machine busy
     /// for hours; 1000 proposals bound the memory of the second stage to 110 MB.
     pub const DELIVERED: Self = Self { compared: 20_000, kept: 1_000 };
+    /// For comparing with the original, which has no limits: beyond any network that has learned something.
+    pub const COMPARED_WITH_ORIGINAL: Self = Self { compared: 200_000, kept: 20_000 };
 }
 
 /// A place where an organ may be.
@@ -57,20 +59,24 @@ pub fn proposals(
         let (anchor, z, y, x) = place_of(place);
         logits[[anchor, z, y, x]]
     };
-    let lowest = single(preset.proposal_probability / (1.0 - preset.proposal_probability)).ln();
-    let mut order: Vec<usize> = (0..all.len()).filter(|place| logit(*place) > lowest).collect();
-    order.sort_by(|a, b| logit(*b).total_cmp(&logit(*a)));
+    let lowest = single(preset.proposal_probability);
+    let mut order: Vec<(usize, f32)> = (0..all.len())
+        .map(|place| (place, sigmoid(logit(place))))
+        .filter(|(_, probability)| *probability > lowest)
+        .collect();
+    // By probability, not by logit: where float32 tells two apart no more, the earlier anchor comes first.
+    order.sort_by(|(_, a), (_, b)| b.total_cmp(a));
     order.truncate(limits.compared);
     let boxes: Vec<NetworkBox> = order
         .iter()
-        .map(|place| {
+        .map(|(place, _)| {
             let (anchor, z, y, x) = place_of(*place);
             decode(all[*place], std::array::from_fn(|i| deltas[[6 * anchor + i, z, y, x]]), shape, preset)
         })
         .collect();
     suppress(&boxes, single(preset.proposal_nms_iou), limits.kept)
         .into_iter()
-        .map(|kept| Proposal { around: boxes[kept], probability: sigmoid(logit(order[kept])) })
+        .map(|kept| Proposal { around: boxes[kept], probability: order[kept].1 })
         .collect()
 }
 

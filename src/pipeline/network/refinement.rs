@@ -4,6 +4,8 @@ use ndarray::ArrayView2;
 
 use super::box_coding::decode;
 use super::network_box::NetworkBox;
+use super::single;
+use super::suppression::suppress;
 use crate::engine::graph::Preset;
 use crate::engine::graph::preset::N_CLASSES;
 use crate::vocabulary::organ::Organ;
@@ -19,33 +21,46 @@ pub struct Detection {
     pub probability: f32,
 }
 
-/// The most probable refined box of each organ, in class order, among the proposals whose most probable class it is.
+/// The refined boxes of all organs, in class order and within one most probable first, without near duplicates.
 ///
-/// `class_logits` is `(n, 29)`, column 0 background; `box_deltas` is `(n, 174)`, column `6 class + coordinate`; rows in
-/// the order of `proposals`. Suppression within a class never removes its most probable box, so there is none here.
-/// Source: Tang et al. 2019, reference implementation. Of equal ones the more probable proposal counts.
+/// A proposal belongs to its most probable class, and is moved by that class's deltas. `class_logits` is `(n, 29)`, column
+/// 0 background; `box_deltas` is `(n, 174)`, column `6 class + coordinate`; rows in the order of `proposals`.
+/// Source: Tang et al. 2019, reference implementation. Of equal ones the more probable proposal comes first.
 #[must_use]
-pub fn detections(
+pub fn refined(
     preset: &Preset,
     proposals: &[NetworkBox],
     class_logits: ArrayView2<'_, f32>,
     box_deltas: ArrayView2<'_, f32>,
     shape: [usize; 3],
 ) -> Vec<Detection> {
-    let mut best: [Option<Detection>; Organ::COUNT] = [None; Organ::COUNT];
+    let mut by_organ: [Vec<Detection>; Organ::COUNT] = std::array::from_fn(|_| Vec::new());
     for (row, from) in proposals.iter().enumerate() {
         let logits = class_logits.row(row);
         let class =
             (0..N_CLASSES).fold(0, |best, class| if logits[class] > logits[best] { class } else { best });
         let Some(organ) = Organ::from_class(class) else { continue };
         let probability = 1.0 / logits.iter().map(|logit| (logit - logits[class]).exp()).sum::<f32>();
-        if best[organ.index()].is_none_or(|other| probability > other.probability) {
-            let deltas = std::array::from_fn(|i| box_deltas[[row, 6 * class + i]]);
-            let around = decode(*from, deltas, shape, preset);
-            best[organ.index()] = Some(Detection { organ, around, probability });
-        }
+        let deltas = std::array::from_fn(|i| box_deltas[[row, 6 * class + i]]);
+        let around = decode(*from, deltas, shape, preset);
+        by_organ[organ.index()].push(Detection { organ, around, probability });
     }
-    best.into_iter().flatten().collect()
+    let mut all = Vec::new();
+    for mut of_organ in by_organ {
+        of_organ.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+        let boxes: Vec<NetworkBox> = of_organ.iter().map(|found| found.around).collect();
+        let kept = suppress(&boxes, single(preset.class_nms_iou), boxes.len());
+        all.extend(kept.into_iter().map(|place| of_organ[place]));
+    }
+    all
+}
+
+/// The most probable of the [`refined`] boxes of each organ.
+#[must_use]
+pub fn detections(refined: &[Detection]) -> Vec<Detection> {
+    let mut best: Vec<Detection> = refined.to_vec();
+    best.dedup_by_key(|found| found.organ);
+    best
 }
 
 #[cfg(test)]
@@ -82,7 +97,8 @@ mod tests {
                 deltas[[row, 6 * class + i]] = delta;
             }
         }
-        let found = detections(&preset, &from, logits.view(), deltas.view(), shape);
+        let all = refined(&preset, &from, logits.view(), deltas.view(), shape);
+        let found = detections(&all);
         let organs: Vec<Organ> = found.iter().map(|detection| detection.organ).collect();
         assert_eq!(organs, [Organ::EyeL, Organ::Larynx]);
         // Softmax of one logit of 4 among 28 zeros.
@@ -90,8 +106,17 @@ mod tests {
         for (value, wanted) in found[1].around.to_array().into_iter().zip(to.to_array()) {
             assert!((value - wanted).abs() < 1e-4, "{found:?}");
         }
+        // Both rows of the larynx end on one box: the less probable one is a duplicate.
+        assert_eq!(all.len(), 2);
+        for i in 0..6 {
+            deltas[[0, 6 * Organ::Larynx.class() + i]] = 0.0;
+        }
+        let all = refined(&preset, &from, logits.view(), deltas.view(), shape);
+        assert_eq!(all.len(), 3);
+        assert!(all[1].probability > all[2].probability && all[2].around == from[0]);
+        assert_eq!(detections(&all), found);
         assert!(
-            detections(&preset, &[], Array2::zeros((0, 29)).view(), Array2::zeros((0, 174)).view(), shape)
+            refined(&preset, &[], Array2::zeros((0, 29)).view(), Array2::zeros((0, 174)).view(), shape)
                 .is_empty()
         );
     }

@@ -6,7 +6,7 @@ use super::OrganMask;
 use super::mask_head::{crop, mask_box};
 use super::network_box::NetworkBox;
 use super::proposals::{Proposal, ProposalLimits, proposals, sigmoid};
-use super::refinement::{Detection, detections};
+use super::refinement::{Detection, detections, refined};
 use super::roi_pool::pool;
 use crate::engine::graph::preset::{COARSE_STRIDE, INPUT_MULTIPLE, N_ANCHORS, N_CLASSES};
 use crate::engine::graph::{NoFlatForm, Preset, flat};
@@ -118,6 +118,8 @@ pub struct Trace {
     pub class_logits: Array2<f32>,
     /// `(n, 174)`, column `6 class + coordinate`.
     pub box_deltas: Array2<f32>,
+    /// All refined boxes, in class order and within one most probable first.
+    pub refined: Vec<Detection>,
     /// At most one per organ, in class order.
     pub detections: Vec<Detection>,
     /// Box and logits `(z, y, x)` of each detection.
@@ -138,8 +140,11 @@ struct Maps {
 struct Verdict {
     class_logits: Array2<f32>,
     box_deltas: Array2<f32>,
-    detections: Vec<Detection>,
+    refined: Vec<Detection>,
 }
+
+/// Proposals that are pooled at a time: 110 MB of cells in `reference`.
+const POOLED_AT_ONCE: usize = 1_000;
 
 impl Network {
     /// Loads the three graphs of a model; on the processor in their flat form ([`flat`]), which is computed here.
@@ -243,12 +248,12 @@ impl Network {
         if shape.iter().any(|side| *side == 0 || side % INPUT_MULTIPLE != 0) {
             return Err(NetworkError::Input { shape });
         }
-        let maps = self.trunk(&input.tensor, shape)?;
-        let found = self.refine(&maps, shape)?.detections;
+        let maps = self.trunk(&input.tensor, shape, ProposalLimits::DELIVERED)?;
+        let found = detections(&self.refine(&maps, shape)?.refined);
         Ok((maps, found))
     }
 
-    /// As [`Network::segment`], with everything on the way.
+    /// As [`Network::segment`], with everything on the way, and as many proposals as the original would look at.
     ///
     /// # Errors
     /// As [`Network::segment`].
@@ -257,15 +262,33 @@ impl Network {
         if shape.iter().any(|side| *side == 0 || side % INPUT_MULTIPLE != 0) {
             return Err(NetworkError::Input { shape });
         }
-        let maps = self.trunk(&input.tensor, shape)?;
-        let Verdict { class_logits, box_deltas, detections } = self.refine(&maps, shape)?;
+        let maps = self.trunk(&input.tensor, shape, ProposalLimits::COMPARED_WITH_ORIGINAL)?;
+        let Verdict { class_logits, box_deltas, refined } = self.refine(&maps, shape)?;
+        let detections = detections(&refined);
         let masks = detections.iter().map(|found| self.logit(&input.tensor, &maps, found, shape));
         let masks = masks.collect::<Result<_, _>>()?;
         let Maps { f2, f4, f8, logits, deltas, proposals } = maps;
-        Ok(Trace { f2, f4, f8, logits, deltas, proposals, class_logits, box_deltas, detections, masks })
+        Ok(Trace {
+            f2,
+            f4,
+            f8,
+            logits,
+            deltas,
+            proposals,
+            class_logits,
+            box_deltas,
+            refined,
+            detections,
+            masks,
+        })
     }
 
-    fn trunk(&mut self, image: &Array3<f32>, shape: [usize; 3]) -> Result<Maps, NetworkError> {
+    fn trunk(
+        &mut self,
+        image: &Array3<f32>,
+        shape: [usize; 3],
+        limits: ProposalLimits,
+    ) -> Result<Maps, NetworkError> {
         let part = "trunk";
         let provider = self.provider();
         let [d, h, w] = shape;
@@ -284,7 +307,6 @@ impl Network {
         if logits.iter().chain(&deltas).any(|value| value.is_nan()) {
             return Err(NetworkError::NotANumber { part, provider });
         }
-        let limits = ProposalLimits::DELIVERED;
         let proposals = proposals(&self.preset, logits.view(), deltas.view(), shape, limits);
         Ok(Maps {
             f2: map("f2", channels.stage2, 2)?,
@@ -298,16 +320,26 @@ impl Network {
 
     fn refine(&mut self, maps: &Maps, shape: [usize; 3]) -> Result<Verdict, NetworkError> {
         let boxes: Vec<NetworkBox> = maps.proposals.iter().map(|proposal| proposal.around).collect();
-        if boxes.is_empty() {
-            return Ok(Verdict {
-                class_logits: Array2::zeros((0, N_CLASSES)),
-                box_deltas: Array2::zeros((0, 6 * N_CLASSES)),
-                detections: Vec::new(),
-            });
+        let mut class_logits = Array2::zeros((0, N_CLASSES));
+        let mut box_deltas = Array2::zeros((0, 6 * N_CLASSES));
+        for part in boxes.chunks(POOLED_AT_ONCE) {
+            let (classes, deltas) = self.judge(maps, part)?;
+            class_logits.append(Axis(0), classes.view()).expect("as many columns as there are classes");
+            box_deltas.append(Axis(0), deltas.view()).expect("as many columns as there are classes");
         }
+        let refined = refined(&self.preset, &boxes, class_logits.view(), box_deltas.view(), shape);
+        Ok(Verdict { class_logits, box_deltas, refined })
+    }
+
+    /// Class logits and box deltas of proposals.
+    fn judge(
+        &mut self,
+        maps: &Maps,
+        boxes: &[NetworkBox],
+    ) -> Result<(Array2<f32>, Array2<f32>), NetworkError> {
         let part = "refinement";
         let provider = self.provider();
-        let pooled = pool(maps.f8.view(), &boxes);
+        let pooled = pool(maps.f8.view(), boxes);
         let out = self
             .refinement
             .run(&[("pooled", Input::array(&pooled.cells))])
@@ -319,8 +351,7 @@ impl Network {
         if classes.iter().chain(&deltas).any(|value| value.is_nan()) {
             return Err(NetworkError::NotANumber { part, provider });
         }
-        let detections = detections(&self.preset, &boxes, classes, deltas, shape);
-        Ok(Verdict { class_logits: classes.to_owned(), box_deltas: deltas.to_owned(), detections })
+        Ok((classes.to_owned(), deltas.to_owned()))
     }
 
     fn mask(
@@ -444,7 +475,7 @@ mod tests {
         let Some(runtime) = runtime_of_tests("a_detection_becomes_a_mask") else { return };
         let mut network = network(runtime);
         let input = input([32, 48, 64]);
-        let maps = network.trunk(&input.tensor, [32, 48, 64]).unwrap();
+        let maps = network.trunk(&input.tensor, [32, 48, 64], ProposalLimits::DELIVERED).unwrap();
         let around = NetworkBox::from_array([12.0, 20.0, 41.0, 9.0, 12.0, 20.0]);
         let detection = |organ| Detection { organ, around, probability: 0.75 };
         use crate::vocabulary::organ::Organ;

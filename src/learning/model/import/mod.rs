@@ -3,7 +3,10 @@
 //! Nothing in a file is ever executed ([`pickle`]). Every tensor is used exactly once or named as unused in the table.
 
 mod file;
+#[cfg(test)]
+mod hostile;
 mod pickle;
+mod pytorch;
 mod transfer;
 
 use std::path::PathBuf;
@@ -56,17 +59,18 @@ pub enum ImportError {
         /// Its name.
         name: String,
     },
-    /// A tensor has other sides than any preset.
+    /// A tensor has other sides than the rest of the network asks for.
     #[error(
-        "{name} has the sides {found:?}, the nearest preset, {preset}, has {wanted:?}: no preset is this network"
+        "{name} has the sides {found:?}, by the widths of the other layers ({preset}) it would have {wanted:?}: this is \
+         no descendant of Ua-Net that the table describes"
     )]
     Shape {
         /// Its name.
         name: String,
         /// Its sides.
         found: Vec<usize>,
-        /// The preset that was tried.
-        preset: &'static str,
+        /// The preset that the other layers make.
+        preset: String,
         /// Its sides there.
         wanted: Vec<usize>,
     },
@@ -84,6 +88,35 @@ pub enum ImportError {
     Twice {
         /// Its name.
         name: String,
+    },
+    /// The table has no layer that gives one of the widths, or the width is beyond all bounds.
+    #[error(
+        "the widths of the network cannot be read off the checkpoint: {key} is {found}; see `oarlock model import --list \
+         FILE`, and correct the table (--map)"
+    )]
+    Widths {
+        /// Which width, see [`crate::engine::graph::preset::WIDTHS`].
+        key: &'static str,
+        /// What was found.
+        found: String,
+    },
+    /// A layer of the table is none of ours.
+    #[error(
+        "the table names the layer {ours}, which a network of these widths ({preset}) does not have: correct it"
+    )]
+    NoSuchLayer {
+        /// The name in the table.
+        ours: String,
+        /// The preset that the checkpoint's sides make.
+        preset: String,
+    },
+    /// The list of organs in the table.
+    #[error(
+        "organs.classes of the table: {found}; names are those of config/organs.yaml, each once, in the order of the checkpoint's classes"
+    )]
+    Organs {
+        /// What is wrong.
+        found: String,
     },
     /// A weight that is no number, or a variance below zero.
     #[error("{name} holds {value} at position {at}: the checkpoint was saved broken, take an earlier one")]

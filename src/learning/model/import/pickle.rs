@@ -10,6 +10,12 @@ use std::io::Read;
 
 /// No pickle is longer, in bytes: a state dict of 370 tensors with its optimizer takes a tenth.
 pub(super) const LONGEST: u64 = 1 << 20;
+/// No pickle makes more values: a tensor takes some 25, and a checkpoint with its optimizer has a thousand tensors.
+const MOST_VALUES: usize = 100_000;
+/// No name of a function or a storage is longer, bytes.
+const LONGEST_NAME: usize = 200;
+/// No tensor has more sides.
+const MOST_SIDES: usize = 8;
 
 /// The number of a value.
 pub(super) type Id = usize;
@@ -27,8 +33,8 @@ pub(super) enum Value {
     List(Vec<Id>),
     Dict(Vec<(Id, Id)>),
     Name(Known),
-    Storage(Storage),
-    Tensor(Tensor),
+    Storage(Box<Storage>),
+    Tensor(Box<Tensor>),
 }
 
 /// The names that a pickle may use.
@@ -92,7 +98,8 @@ pub(super) struct Storage {
 /// A part of a storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tensor {
-    pub(super) storage: Storage,
+    /// The value that is its storage.
+    pub(super) storage: Id,
     pub(super) start: u64,
     pub(super) shape: Vec<u64>,
     pub(super) strides: Vec<u64>,
@@ -150,6 +157,9 @@ pub(super) fn read(source: impl Read) -> Result<Pickle, Refused> {
             return Ok(Pickle { values: machine.values, top, length: machine.offset });
         }
         machine.step()?;
+        if machine.values.len().max(machine.memo.len()) > MOST_VALUES {
+            return machine.refuse(format!("makes more than {MOST_VALUES} values"));
+        }
     }
 }
 
@@ -292,7 +302,9 @@ impl<R: Read> Machine<R> {
         loop {
             match self.byte()? {
                 b'\n' => return Ok(String::from_utf8_lossy(&text).into_owned()),
-                _ if text.len() > 200 => return self.refuse("names something of over 200 letters"),
+                _ if text.len() == LONGEST_NAME => {
+                    return self.refuse(format!("names something of over {LONGEST_NAME} bytes"));
+                }
                 byte => text.push(byte),
             }
         }
@@ -384,8 +396,8 @@ impl<R: Read> Machine<R> {
 
     fn text_of(&self, id: Id) -> Result<String, Refused> {
         match &self.values[id] {
-            Value::Text(text) => Ok(text.clone()),
-            _ => self.refuse("needs a text"),
+            Value::Text(text) if text.len() <= LONGEST_NAME => Ok(text.clone()),
+            _ => self.refuse(format!("needs a text of at most {LONGEST_NAME} bytes")),
         }
     }
 
@@ -422,7 +434,7 @@ impl<R: Read> Machine<R> {
                 Some(Value::Name(Known::Elements(elements))),
                 Some(Value::Text(key)),
                 Some(Value::Int(count)),
-            ) if plain => u64::try_from(*count).ok().map(|count| Storage {
+            ) if plain && key.len() <= LONGEST_NAME => u64::try_from(*count).ok().map(|count| Storage {
                 key: key.clone(),
                 elements: *elements,
                 count,
@@ -431,7 +443,7 @@ impl<R: Read> Machine<R> {
         };
         match found {
             Some(storage) => {
-                self.push(Value::Storage(storage));
+                self.push(Value::Storage(Box::new(storage)));
                 Ok(())
             }
             None => self.refuse("describes no storage of numbers"),
@@ -447,13 +459,15 @@ impl<R: Read> Machine<R> {
         let first = arguments.first().map(|id| &self.values[*id]);
         let made = match (known, first) {
             (Known::OrderedDict, None) => Some(Value::Dict(Vec::new())),
-            (Known::Size, Some(Value::Tuple(sides))) => Some(Value::Tuple(sides.clone())),
+            (Known::Size, Some(Value::Tuple(sides))) if sides.len() <= MOST_SIDES => {
+                Some(Value::Tuple(sides.clone()))
+            }
             (Known::RebuildParameter, Some(Value::Tensor(tensor))) => Some(Value::Tensor(tensor.clone())),
-            (Known::RebuildTensor, Some(Value::Storage(storage))) => {
+            (Known::RebuildTensor, Some(Value::Storage(_))) => {
                 let numbers = |at: usize| self.numbers(*arguments.get(at)?);
                 let start = arguments.get(1).and_then(|id| self.number(*id));
                 start.zip(numbers(2)).zip(numbers(3)).map(|((start, shape), strides)| {
-                    Value::Tensor(Tensor { storage: storage.clone(), start, shape, strides })
+                    Value::Tensor(Box::new(Tensor { storage: arguments[0], start, shape, strides }))
                 })
             }
             _ => None,
@@ -474,10 +488,10 @@ impl<R: Read> Machine<R> {
         }
     }
 
-    /// Sides or strides: at most eight numbers, so that a copy of them is nothing.
+    /// Sides or strides, few, so that a copy of them is nothing.
     fn numbers(&self, id: Id) -> Option<Vec<u64>> {
         match &self.values[id] {
-            Value::Tuple(all) if all.len() <= 8 => all.iter().map(|id| self.number(*id)).collect(),
+            Value::Tuple(all) if all.len() <= MOST_SIDES => all.iter().map(|id| self.number(*id)).collect(),
             _ => None,
         }
     }
@@ -507,8 +521,8 @@ mod tests {
         assert!(refused.why.contains("posix.system"), "{refused:?}");
         let refused = read(&b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93."[..]).unwrap_err();
         assert_eq!((refused.offset, refused.opcode), (18, 0x93));
-        // INST, OBJ, NEWOBJ, EXT1, and a string opcode that evaluates.
-        for opcode in [b'i', b'o', 0x81, 0x82, b'S'] {
+        // INST, OBJ, NEWOBJ, NEWOBJ_EX, EXT1 to EXT4, PERSID, strings that evaluate, BINUNICODE8, LONG4, frozen sets.
+        for opcode in [b'i', b'o', 0x81, 0x92, 0x82, 0x83, 0x84, b'P', b'S', b'V', b'I', 0x8d, 0x8b, 0x91] {
             assert_eq!(read(&[0x80, 2, b')', opcode, 1, b'.'][..]).unwrap_err().opcode, opcode);
         }
     }
@@ -518,7 +532,22 @@ mod tests {
         let refused = read(&b"\x80\x02X\xff\xff\xff\x7fabc"[..]).unwrap_err();
         assert!(refused.why.contains("2147483647"), "{refused:?}");
         let endless = std::io::repeat(b')');
-        assert_eq!(read(endless).unwrap_err().offset, LONGEST);
+        assert_eq!(read(endless).unwrap_err().offset, MOST_VALUES as u64);
+        assert_eq!(read(std::io::repeat(b'(')).unwrap_err().offset, LONGEST);
+    }
+
+    /// Copies of what was made before, cheap to ask for: a tuple of many as sides, a long key, a long name.
+    #[test]
+    fn what_is_copied_is_short() {
+        let text = |length: u32| [&b"X"[..], &length.to_le_bytes(), &vec![b'k'; length as usize]].concat();
+        let sides = [&b"\x80\x02ctorch\nSize\n("[..], &b"K\x01".repeat(50), b"t\x85R."].concat();
+        assert!(read(sides.as_slice()).unwrap_err().why.contains("rebuild no tensor"));
+        let storage =
+            [&b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"[..], &text(5000), b"NK\x01tQ."]
+                .concat();
+        assert!(read(storage.as_slice()).unwrap_err().why.contains("no storage"));
+        let name = [&b"\x80\x04"[..], &text(5000), &text(5000), b"\x93."].concat();
+        assert!(read(name.as_slice()).unwrap_err().why.contains("at most 200"));
     }
 
     proptest::proptest! {

@@ -3,24 +3,31 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{CheckpointFile, ImportError, TensorEntry};
+use crate::engine::graph::preset::{N_CLASSES, WIDTHS};
 use crate::engine::graph::{Preset, Weights};
-use crate::settings::{NameTable, WithNorm};
+use crate::settings::{NameTable, Plain, WithNorm};
 use crate::vocabulary::organ::Organ;
 
-/// The weights of a checkpoint, with the preset whose sides its tensors have.
+/// Bias of a class that the checkpoint does not have: its probability is zero, the others' are what they were.
+const NO_SUCH_CLASS: f32 = -1e4;
+
+/// The weights of a checkpoint; their preset is read off the sides of its tensors.
 ///
+/// A checkpoint of fewer organs becomes a network of all 28 that never finds the others.
 /// A convolution's bias in front of a batch norm is taken off the running mean, in `f64`; in front of a local contrast
 /// norm it is cancelled by the norm's own mean and is left out.
 ///
 /// # Errors
 /// [`ImportError`]: a tensor that is missing, has other sides, is used twice, is not a number, or is left over.
 pub fn transfer(file: &CheckpointFile, table: &NameTable) -> Result<Weights, ImportError> {
-    let preset = nearest_preset(file, table);
+    let classes = table.classes().map_err(|found| ImportError::Organs { found })?;
+    let preset = preset_of(file, table)?;
     let needed = Weights::needed(&preset);
     let mut transfer = Transfer {
         file,
         shapes: needed.into_iter().map(|parameter| (parameter.name, parameter.shape)).collect(),
         preset,
+        classes,
         used: BTreeSet::new(),
         values: BTreeMap::new(),
     };
@@ -34,9 +41,18 @@ pub fn transfer(file: &CheckpointFile, table: &NameTable) -> Result<Weights, Imp
         let channels = transfer.sides(&format!("{ours}.norm.shift"))?;
         transfer.take(&format!("{conv}.bias"), &channels)?;
     }
-    for layer in &table.plain {
-        transfer.copy(&format!("{}.weight", layer.theirs), &format!("{}.weight", layer.ours))?;
-        transfer.copy(&format!("{}.bias", layer.theirs), &format!("{}.bias", layer.ours))?;
+    for Plain { theirs, ours } in &table.plain {
+        for part in ["weight", "bias"] {
+            let (theirs, ours) = (format!("{theirs}.{part}"), format!("{ours}.{part}"));
+            match ours.as_str() {
+                "refinement.classes.weight" => transfer.of_classes(&theirs, &ours, 1, 0.0)?,
+                "refinement.classes.bias" => transfer.of_classes(&theirs, &ours, 1, NO_SUCH_CLASS)?,
+                "refinement.boxes.weight" | "refinement.boxes.bias" => {
+                    transfer.of_classes(&theirs, &ours, 6, 0.0)?;
+                }
+                _ => transfer.copy(&theirs, &ours)?,
+            }
+        }
     }
     transfer.organs(&table.organs.theirs, &table.organs.ours)?;
     let used = &transfer.used;
@@ -49,23 +65,59 @@ pub fn transfer(file: &CheckpointFile, table: &NameTable) -> Result<Weights, Imp
     Weights::new(&transfer.preset, transfer.values).map_err(ImportError::Weights)
 }
 
-/// The preset whose first convolution has the sides of the file's, `reference` where none has.
-fn nearest_preset(file: &CheckpointFile, table: &NameTable) -> Preset {
-    let Some(layer) = table.normalised.first() else { return Preset::reference() };
-    let (theirs, ours) = (format!("{}.weight", layer.conv), format!("{}.conv.weight", layer.ours));
-    let found = file.tensors.iter().find(|tensor| tensor.name == theirs);
-    let fits = |preset: &Preset| {
-        let needed = Weights::needed(preset);
-        let wanted = needed.iter().find(|parameter| parameter.name == ours);
-        found.zip(wanted).is_some_and(|(found, wanted)| found.shape == wanted.shape)
-    };
-    [Preset::reference(), Preset::starter()].into_iter().find(fits).unwrap_or_else(Preset::reference)
+/// Layers that give the widths, in the order of [`WIDTHS`], and the axis of their weight that does; then the stages that
+/// are counted.
+const GIVES_WIDTH: [(&str, usize); 11] = [
+    ("stem.1", 0),
+    ("stage2.1.first", 0),
+    ("stage4.1.first", 0),
+    ("stage8.1.first", 0),
+    ("stage16.1.first", 0),
+    ("rise", 1),
+    ("merge8.1.first", 0),
+    ("proposal.shared", 0),
+    ("refinement.first", 0),
+    ("refinement.second", 0),
+    ("mask.up8", 0),
+];
+const GIVES_BLOCKS: [&str; 5] = ["stage2.", "stage4.", "stage8.", "stage16.", "merge8."];
+
+/// The preset that the widths of the layers make: `starter` where all are its own, else a descendant of `reference`.
+fn preset_of(file: &CheckpointFile, table: &NameTable) -> Result<Preset, ImportError> {
+    let with_norm = table.normalised.iter().chain(&table.contrast).map(|layer| (&layer.conv, &layer.ours));
+    let layers: Vec<_> =
+        with_norm.chain(table.plain.iter().map(|layer| (&layer.theirs, &layer.ours))).collect();
+    let mut widths = [0; WIDTHS.len()];
+    for ((key, width), (ours, axis)) in WIDTHS.into_iter().zip(&mut widths).zip(GIVES_WIDTH) {
+        let theirs =
+            layers.iter().find(|(_, name)| *name == ours).map(|(theirs, _)| format!("{theirs}.weight"));
+        let theirs = theirs
+            .ok_or_else(|| ImportError::Widths { key, found: format!("nowhere: no layer is our {ours}") })?;
+        let entry = file.tensors.iter().find(|tensor| tensor.name == theirs);
+        let entry = entry.ok_or_else(|| ImportError::Missing { name: theirs.clone() })?;
+        let side = entry.shape.get(axis).copied();
+        *width = side.ok_or_else(|| ImportError::Widths {
+            key,
+            found: format!("not in {theirs} {:?}", entry.shape),
+        })?;
+    }
+    for (count, stage) in widths[GIVES_WIDTH.len()..].iter_mut().zip(GIVES_BLOCKS) {
+        *count =
+            layers.iter().filter(|(_, ours)| ours.starts_with(stage) && ours.ends_with(".first")).count();
+    }
+    let preset = Preset::reference().with_widths(widths).ok_or_else(|| {
+        let key = WIDTHS[widths.iter().position(|width| *width == 0).unwrap_or_default()];
+        ImportError::Widths { key, found: format!("{widths:?} in all, in the order {WIDTHS:?}") }
+    })?;
+    Ok([Preset::starter()].into_iter().find(|starter| starter.widths() == widths).unwrap_or(preset))
 }
 
 struct Transfer<'a> {
     file: &'a CheckpointFile,
     preset: Preset,
     shapes: BTreeMap<String, Vec<usize>>,
+    /// The organs in the order of the checkpoint's classes.
+    classes: Vec<Organ>,
     used: BTreeSet<String>,
     values: BTreeMap<String, Vec<f32>>,
 }
@@ -73,7 +125,9 @@ struct Transfer<'a> {
 impl Transfer<'_> {
     /// The sides that our tensor has.
     fn sides(&self, ours: &str) -> Result<Vec<usize>, ImportError> {
-        self.shapes.get(ours).cloned().ok_or_else(|| ImportError::Missing { name: ours.to_owned() })
+        let preset = || self.preset.name.clone();
+        let missing = || ImportError::NoSuchLayer { ours: ours.to_owned(), preset: preset() };
+        self.shapes.get(ours).cloned().ok_or_else(missing)
     }
 
     fn find(&mut self, name: &str, shape: &[usize]) -> Result<TensorEntry, ImportError> {
@@ -83,7 +137,7 @@ impl Transfer<'_> {
             return Err(ImportError::Shape {
                 name: name.to_owned(),
                 found: entry.shape.clone(),
-                preset: self.preset.name,
+                preset: self.preset.name.clone(),
                 wanted: shape.to_vec(),
             });
         }
@@ -129,13 +183,30 @@ impl Transfer<'_> {
         Ok(())
     }
 
+    /// Rows of background and of each class of the checkpoint, `rows` for each, to where ours are; rows of the other
+    /// classes are `absent`.
+    fn of_classes(&mut self, theirs: &str, ours: &str, rows: usize, absent: f32) -> Result<(), ImportError> {
+        let mut shape = self.sides(ours)?;
+        let row = shape.iter().skip(1).product::<usize>() * rows;
+        shape[0] = (1 + self.classes.len()) * rows;
+        let found = self.take(theirs, &shape)?;
+        let mut values = vec![absent; N_CLASSES * row];
+        let places = std::iter::once(0).chain(self.classes.iter().map(|organ| organ.class()));
+        for (own, class) in found.chunks(row).zip(places) {
+            values[class * row..(class + 1) * row].copy_from_slice(own);
+        }
+        self.values.insert(ours.to_owned(), values);
+        Ok(())
+    }
+
     fn organs(&mut self, theirs: &str, ours: &str) -> Result<(), ImportError> {
-        let (mut weights, mut biases) = (Vec::new(), Vec::new());
         let channels = self.sides(&format!("{ours}.weight"))?[1];
-        for organ in Organ::ALL {
-            let name = theirs.replace("{class}", &organ.class().to_string());
-            weights.extend(self.take(&format!("{name}.weight"), &[1, channels, 1, 1, 1])?);
-            biases.extend(self.take(&format!("{name}.bias"), &[1])?);
+        let (mut weights, mut biases) = (vec![0.0; Organ::COUNT * channels], vec![0.0; Organ::COUNT]);
+        for (at, organ) in self.classes.clone().into_iter().enumerate() {
+            let name = theirs.replace("{class}", &(at + 1).to_string());
+            let row = self.take(&format!("{name}.weight"), &[1, channels, 1, 1, 1])?;
+            weights[organ.index() * channels..][..channels].copy_from_slice(&row);
+            biases[organ.index()] = self.take(&format!("{name}.bias"), &[1])?[0];
         }
         self.values.insert(format!("{ours}.weight"), weights);
         self.values.insert(format!("{ours}.bias"), biases);
@@ -158,7 +229,11 @@ mod tests {
 
     /// A checkpoint of the starter's sides under the published names; biases of convolutions are `bias`.
     fn published(bias: f32) -> Tensors {
-        let (table, weights) = (NameTable::published(), Weights::start(&Preset::starter(), 8));
+        named(&Weights::start(&Preset::starter(), 8), bias)
+    }
+
+    fn named(weights: &Weights, bias: f32) -> Tensors {
+        let table = NameTable::published();
         let mut all = BTreeMap::new();
         let mut put = |theirs: String, ours: &str| {
             all.insert(theirs, (weights.shape(ours).to_vec(), weights.values(ours).to_vec()));
@@ -223,6 +298,61 @@ mod tests {
             };
             assert!(found.iter().zip(drawn).all(|(a, b)| (a - b - shift).abs() < 1e-7), "{}", parameter.name);
         }
+    }
+
+    #[test]
+    fn widths_are_read_off_the_sides() {
+        let dir = tempfile::tempdir().unwrap();
+        let widths = [3, 5, 6, 6, 6, 4, 10, 7, 9, 8, 11, 2, 2, 3, 3, 3];
+        let preset = Preset::reference().with_widths(widths).unwrap();
+        let start = Weights::start(&preset, 4);
+        let file = stored(&named(&start, 0.0), &dir.path().join("x"));
+        let weights = transfer(&file, &NameTable::published()).unwrap();
+        assert_eq!(weights.preset(), &preset);
+        assert_eq!(weights.values("mask.up2.conv.weight"), start.values("mask.up2.conv.weight"));
+        // One layer of another width than all others ask for.
+        let mut tensors = named(&start, 0.0);
+        tensors.get_mut("mask_head.up3.1.weight").unwrap().0 = vec![11, 27, 11, 1, 1];
+        let error = transfer(&stored(&tensors, &dir.path().join("y")), &NameTable::published())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("mask_head.up3.1.weight") && error.contains("mask=11"), "{error}");
+    }
+
+    /// Two organs in an order of their own: their rows go where ours are, the other classes cannot win.
+    #[test]
+    fn a_checkpoint_of_fewer_organs_finds_these_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tensors = published(0.0);
+        let rows = |all: &mut Tensors, name: &str, count: usize| {
+            let (shape, values) = all.get_mut(name).unwrap();
+            let row = values.len() / shape[0];
+            shape[0] = count;
+            values.truncate(count * row);
+            values.iter_mut().enumerate().for_each(|(at, value)| *value = at as f32);
+        };
+        for (name, count) in [("logit", 3), ("delta", 18)] {
+            rows(&mut tensors, &format!("rcnn_head.{name}.weight"), count);
+            rows(&mut tensors, &format!("rcnn_head.{name}.bias"), count);
+        }
+        for class in 3..=28 {
+            tensors.retain(|name, _| !name.starts_with(&format!("mask_head.logits{class}.")));
+        }
+        let mut table = NameTable::published();
+        table.organs.classes = vec!["Mandible".to_owned(), "Brain stem".to_owned()];
+        let weights = transfer(&stored(&tensors, &dir.path().join("x")), &table).unwrap();
+        let bias = weights.values("refinement.classes.bias");
+        assert_eq!((bias[0], bias[Organ::Mandible.class()], bias[Organ::BrainStem.class()]), (0.0, 1.0, 2.0));
+        assert_eq!(bias[Organ::Larynx.class()], NO_SUCH_CLASS);
+        let boxes = weights.values("refinement.boxes.bias");
+        assert_eq!(boxes[6 * Organ::BrainStem.class()..][..6], [12.0, 13.0, 14.0, 15.0, 16.0, 17.0]);
+        let filters = weights.values("mask.organs.weight");
+        let (_, first) = &tensors["mask_head.logits1.weight"];
+        assert_eq!(&filters[Organ::Mandible.index() * first.len()..][..first.len()], first.as_slice());
+        assert!(filters[..first.len()].iter().all(|weight| weight.abs() < 1e-12));
+        let error =
+            transfer(&stored(&published(0.0), &dir.path().join("y")), &table).unwrap_err().to_string();
+        assert!(error.contains("rcnn_head.logit.weight") && error.contains("[3, 128]"), "{error}");
     }
 
     #[test]

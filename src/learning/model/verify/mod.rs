@@ -1,15 +1,16 @@
 //! Whether a model gives the numbers that the original gave.
 
+mod compare;
 mod npz;
-
-use std::fmt;
 
 use ndarray::Array3;
 
+pub use compare::{Difference, Largest, Ours, differences};
 pub use npz::{Array, Arrays, NpzError};
 
 use crate::engine::graph::Preset;
 use crate::engine::graph::preset::INPUT_MULTIPLE;
+use crate::pipeline::network::refinement::Detection;
 use crate::pipeline::network::{NetworkBox, Trace};
 use crate::pipeline::volume::NetworkInput;
 use crate::vocabulary::space::{Grid, InvalidGrid, PatientPoint};
@@ -52,7 +53,7 @@ pub fn input_of(arrays: &Arrays, preset: &Preset) -> Result<NetworkInput, Verify
 /// A trace under the names of the archive; box rows are `(batch, probability, z, y, x, d, h, w)`, detections with the
 /// class at the end, crop boxes `(batch, z0, y0, x0, z1, y1, x1, class)`.
 #[must_use]
-pub fn ours(trace: &Trace) -> Arrays {
+pub fn ours(trace: &Trace) -> Ours {
     let map = |array: &ndarray::Array4<f32>| {
         let mut shape = vec![1];
         shape.extend(array.shape());
@@ -66,11 +67,14 @@ pub fn ours(trace: &Trace) -> Arrays {
     let table =
         |width: usize, rows: Vec<Vec<f32>>| Array { shape: vec![rows.len(), width], values: rows.concat() };
     let proposals = trace.proposals.iter().map(|p| row(p.probability, p.around)).collect();
-    let detections = trace.detections.iter().map(|found| {
-        let mut row = row(found.probability, found.around);
-        row.push(class_number(found.organ.class()));
-        row
-    });
+    let rows = |all: &[Detection]| {
+        let with_class = all.iter().map(|found| {
+            let mut row = row(found.probability, found.around);
+            row.push(class_number(found.organ.class()));
+            row
+        });
+        table(9, with_class.collect())
+    };
     let crops = trace.masks.iter().zip(&trace.detections).map(|((region, _), found)| {
         let corners = region.start.iter().chain(&region.end).map(|corner| class_number(*corner));
         [0.0].into_iter().chain(corners).chain([class_number(found.organ.class())]).collect()
@@ -88,91 +92,37 @@ pub fn ours(trace: &Trace) -> Arrays {
         ("proposals".to_owned(), table(8, proposals)),
         ("rcnn_logits".to_owned(), two(&trace.class_logits)),
         ("rcnn_deltas".to_owned(), two(&trace.box_deltas)),
-        ("detections".to_owned(), table(9, detections.collect())),
+        ("detections".to_owned(), rows(&trace.detections)),
         ("crop_boxes".to_owned(), table(8, crops.collect())),
     ];
     for (at, (_, logit)) in trace.masks.iter().enumerate() {
         let array = Array { shape: logit.shape().to_vec(), values: logit.iter().copied().collect() };
         all.push((format!("mask_logits_{at}"), array));
     }
-    Arrays::of(all)
+    Ours { arrays: Arrays::of(all), refined: rows(&trace.refined) }
+}
+
+/// Whether an array of this name is read from an archive and compared.
+#[must_use]
+pub fn is_known(name: &str) -> bool {
+    const NAMES: [&str; 11] = [
+        "volume_hu",
+        "f2",
+        "f4",
+        "f8",
+        "rpn_logits",
+        "rpn_deltas",
+        "proposals",
+        "rcnn_logits",
+        "rcnn_deltas",
+        "detections",
+        "crop_boxes",
+    ];
+    NAMES.contains(&name) || name.strip_prefix("mask_logits_").is_some_and(|rest| rest.parse::<u16>().is_ok())
 }
 
 fn class_number(number: usize) -> f32 {
     u16::try_from(number).map_or(f32::NAN, f32::from)
-}
-
-/// How far two arrays are apart.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Difference {
-    /// Which array.
-    pub name: String,
-    /// Sides expected.
-    pub shape: Vec<usize>,
-    /// What was found, `Err` where there are other sides or no such array.
-    pub largest: Result<Largest, String>,
-}
-
-/// The largest difference.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Largest {
-    /// Of one element.
-    pub absolute: f64,
-    /// That, over the largest magnitude of the expected array.
-    pub relative: f64,
-}
-
-impl Difference {
-    /// Whether it is more than so much of the array's largest magnitude, or cannot be told.
-    #[must_use]
-    pub fn is_beyond(&self, tolerance: f64) -> bool {
-        self.largest
-            .as_ref()
-            .map_or(true, |largest| largest.relative.is_nan() || largest.relative > tolerance)
-    }
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:16} {:>22} ", self.name, format!("{:?}", self.shape))?;
-        match &self.largest {
-            Ok(largest) => write!(f, "{:12.3e} {:12.3e}", largest.absolute, largest.relative),
-            Err(why) => f.write_str(why),
-        }
-    }
-}
-
-/// Compares every expected array but the volume; sides of one do not count, and trailing columns that only one has are
-/// left out of `detections`.
-#[must_use]
-pub fn differences(expected: &Arrays, found: &Arrays) -> Vec<Difference> {
-    expected
-        .iter()
-        .filter(|(name, _)| *name != "volume_hu")
-        .map(|(name, wanted)| Difference {
-            name: name.to_owned(),
-            shape: wanted.shape.clone(),
-            largest: found.get(name).map_or_else(
-                || Err("this model gives no such array".to_owned()),
-                |found| difference(wanted, found),
-            ),
-        })
-        .collect()
-}
-
-fn difference(wanted: &Array, found: &Array) -> Result<Largest, String> {
-    let sides = |array: &Array| array.shape.iter().copied().filter(|side| *side != 1).collect::<Vec<_>>();
-    if sides(wanted) != sides(found) {
-        return Err(format!("sides {:?} here", found.shape));
-    }
-    let pairs = || wanted.values.iter().zip(&found.values);
-    let absolute = pairs().map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
-    let magnitude = wanted.values.iter().map(|a| f64::from(a.abs())).fold(0.0, f64::max);
-    if pairs().any(|(a, b)| a.is_nan() || b.is_nan()) {
-        return Err("holds what is no number".to_owned());
-    }
-    let relative = if absolute > 0.0 { absolute / magnitude } else { 0.0 };
-    Ok(Largest { absolute, relative })
 }
 
 #[cfg(test)]
@@ -181,26 +131,6 @@ mod tests {
 
     fn array(shape: &[usize], values: &[f32]) -> Array {
         Array { shape: shape.to_vec(), values: values.to_vec() }
-    }
-
-    /// 0.5 off where the largest is -10: 5 %.
-    #[test]
-    fn differences_are_relative_to_the_largest_magnitude() {
-        let expected = Arrays::of([
-            ("f2".to_owned(), array(&[1, 3], &[1.0, -10.0, 2.0])),
-            ("f4".to_owned(), array(&[2], &[1.0, 2.0])),
-            ("f8".to_owned(), array(&[1], &[1.0])),
-            ("volume_hu".to_owned(), array(&[1], &[1.0])),
-        ]);
-        let found = Arrays::of([
-            ("f2".to_owned(), array(&[3], &[1.5, -10.0, 2.0])),
-            ("f4".to_owned(), array(&[3], &[1.0, 2.0, 3.0])),
-        ]);
-        let all = differences(&expected, &found);
-        assert_eq!(all.len(), 3);
-        assert_eq!(all[0].largest, Ok(Largest { absolute: 0.5, relative: 0.05 }));
-        assert!(!all[0].is_beyond(0.06) && all[0].is_beyond(0.04));
-        assert!(all[1].is_beyond(1e9) && all[2].is_beyond(1e9));
     }
 
     /// 17 slices become 32; the 16 that are new are air.

@@ -65,24 +65,29 @@ impl Arrays {
         self.0.iter().map(|(name, array)| (name.as_str(), array))
     }
 
-    /// Reads what `numpy.savez` or `numpy.savez_compressed` wrote.
+    /// Reads the arrays that are `wanted` of what `numpy.savez` or `numpy.savez_compressed` wrote; also the names of the
+    /// others.
     ///
     /// # Errors
     /// [`NpzError`] where the file is no such archive or an array has another type than whole or real numbers.
-    pub fn read(path: &Path) -> Result<Self, NpzError> {
+    pub fn read(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<(Self, Vec<String>), NpzError> {
         let damaged = |found: String| NpzError::Damaged { path: path.to_owned(), found };
         let failed = |source| NpzError::Disk { operation: "read", path: path.to_owned(), source };
         let file = BufReader::new(File::open(path).map_err(failed)?);
         let mut archive = zip::ZipArchive::new(file).map_err(|error| damaged(error.to_string()))?;
-        let mut arrays = BTreeMap::new();
+        let (mut arrays, mut others) = (BTreeMap::new(), Vec::new());
         for at in 0..archive.len() {
             let entry = archive.by_index(at).map_err(|error| damaged(error.to_string()))?;
             let name = entry.name().map_err(|error| damaged(error.to_string()))?.into_owned();
             let name = name.strip_suffix(".npy").unwrap_or(&name).to_owned();
+            if !wanted(&name) {
+                others.push(name);
+                continue;
+            }
             let array = read_array(entry).map_err(|found| damaged(format!("{name}: {found}")))?;
             arrays.insert(name, array);
         }
-        Ok(Self(arrays))
+        Ok((Self(arrays), others))
     }
 
     /// Writes all arrays as `f32`, aside and renamed.
@@ -133,22 +138,27 @@ fn read_array(mut entry: impl Read) -> Result<Array, String> {
     let header = String::from_utf8_lossy(&header).into_owned();
     let after = |key: &str| header.split_once(key).map(|(_, rest)| rest.trim_start());
     let kind = after("'descr':").and_then(|rest| rest.split('\'').nth(1)).unwrap_or_default().to_owned();
-    if after("'fortran_order':").is_none_or(|rest| !rest.starts_with("False")) {
-        return Err("columns before rows: save numpy.ascontiguousarray(...)".to_owned());
+    let order = after("'fortran_order':").unwrap_or_default();
+    let first_axis_fastest = order.starts_with("True");
+    if !first_axis_fastest && !order.starts_with("False") {
+        return Err("a header without fortran_order".to_owned());
     }
     let sides = after("'shape':").and_then(|rest| rest.split(['(', ')']).nth(1)).unwrap_or_default();
     let shape: Result<Vec<usize>, _> =
         sides.split(',').map(str::trim).filter(|side| !side.is_empty()).map(str::parse).collect();
     let shape = shape.map_err(|error| format!("sides {sides}: {error}"))?;
     let (width, one): (usize, fn(&[u8]) -> f32) = match kind.as_str() {
+        "<f2" => (2, |b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()),
         "<f4" => (4, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
         "<f8" => (8, |b| narrow(f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))),
         "<i2" => (2, |b| f32::from(i16::from_le_bytes([b[0], b[1]]))),
         "<i4" => (4, |b| narrow(f64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]])))),
         "<i8" => (8, |b| whole(i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))),
-        "|u1" => (1, |b| f32::from(b[0])),
+        "<u2" => (2, |b| f32::from(u16::from_le_bytes([b[0], b[1]]))),
+        "|i1" => (1, |b| f32::from(i8::from_le_bytes([b[0]]))),
+        "|u1" | "|b1" => (1, |b| f32::from(b[0])),
         other => {
-            return Err(format!("numbers of type {other:?}; int16, int32, int64, float32, float64 are read"));
+            return Err(format!("numbers of type {other:?}; save it as float32 or int16"));
         }
     };
     let count = shape.iter().try_fold(1_usize, |count, side| count.checked_mul(*side));
@@ -164,6 +174,11 @@ fn read_array(mut entry: impl Read) -> Result<Array, String> {
         read(bytes)?;
         values.extend(bytes.chunks_exact(width).map(one));
         left -= left.min(1 << 14);
+    }
+    if first_axis_fastest {
+        let backwards: Vec<usize> = shape.iter().rev().copied().collect();
+        let array = ndarray::ArrayD::from_shape_vec(backwards, values).map_err(|error| error.to_string())?;
+        values = array.reversed_axes().iter().copied().collect();
     }
     Ok(Array { shape, values })
 }
@@ -207,7 +222,20 @@ mod tests {
         let empty = Array { shape: vec![0, 8], values: Vec::new() };
         let arrays = Arrays::of([("a".to_owned(), array), ("none".to_owned(), empty)]);
         arrays.write(&path).unwrap();
-        assert_eq!(Arrays::read(&path).unwrap(), arrays);
+        assert_eq!(Arrays::read(&path, |_| true).unwrap(), (arrays, Vec::new()));
+        let (some, others) = Arrays::read(&path, |name| name == "a").unwrap();
+        assert_eq!((some.iter().count(), others), (1, vec!["none".to_owned()]));
+    }
+
+    /// What `numpy.save` writes of a transposed array: [[1, 3, 5], [2, 4, 6]] by columns.
+    #[test]
+    fn columns_before_rows_are_put_in_order() {
+        let header = "{'descr': '<i2', 'fortran_order': True, 'shape': (2, 3), }\n";
+        let numbers = (1_i16..7).flat_map(i16::to_le_bytes).collect::<Vec<_>>();
+        let length = u16::try_from(header.len()).unwrap().to_le_bytes();
+        let bytes = [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &numbers].concat();
+        let array = read_array(bytes.as_slice()).unwrap();
+        assert_eq!((array.shape, array.values), (vec![2, 3], vec![1.0, 3.0, 5.0, 2.0, 4.0, 6.0]));
     }
 
     #[test]

@@ -100,11 +100,7 @@ impl Chart<'_> {
         }
         let mean = line(&|bucket| bucket.mean, &mut buckets.iter());
         put(&mut svg, format_args!("<polyline class=\"line\" points=\"{mean}\"/>"));
-<<<<<<< HEAD
-        if self.marked {
-=======
         if self.marked || buckets.len() == 1 {
->>>>>>> training
             for bucket in &buckets {
                 put(
                     &mut svg,
