@@ -9,17 +9,101 @@ use rand_pcg::Pcg64;
 
 use super::TrainError;
 use crate::learning::dataset::{
-    AugmentSettings, DatasetError, LabelAtlas, OpenKbpPatient, Sample, draw_sample,
+    AugmentSettings, Case, Dataset, DatasetError, LabelAtlas, OpenKbpPatient, Part, Sample, StoredCase,
+    draw_sample, list_open_kbp,
 };
-use crate::settings::Synthetic;
+use crate::settings::{Synthetic, TrainRecipe};
 
 /// How many samples wait for the step at most.
 const AHEAD: usize = 3;
 
+/// A patient that somebody scanned.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum RealPatient {
+    /// Of the OpenKBP layout.
+    OpenKbp(OpenKbpPatient),
+    /// Of a data set of ours.
+    Stored(StoredCase),
+}
+
+impl RealPatient {
+    /// Reads CT and the organs that are believed.
+    ///
+    /// # Errors
+    /// [`DatasetError`] when the patient's files cannot be used.
+    pub(super) fn read(&self) -> Result<Case, DatasetError> {
+        match self {
+            Self::OpenKbp(patient) => patient.read(),
+            Self::Stored(case) => case.read(),
+        }
+    }
+}
+
+/// Real patients of one source, and its share among the steps of real patients.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Source {
+    pub(super) share: f64,
+    pub(super) patients: Vec<RealPatient>,
+}
+
+/// The real patients of a recipe.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Sources {
+    /// Those that train.
+    pub(super) training: Vec<Source>,
+    /// Those that choose the checkpoint.
+    pub(super) choosing: Vec<RealPatient>,
+    /// Those that measure the chosen weights once, for the card.
+    pub(super) measuring: Vec<RealPatient>,
+    /// Licences of the data sets, for the card.
+    pub(super) notices: Vec<String>,
+}
+
+impl Sources {
+    /// Lists the patients of a recipe.
+    ///
+    /// # Errors
+    /// [`TrainError`] where a source cannot be read, or a data set has nobody to train on or but one patient.
+    pub(super) fn of(recipe: &TrainRecipe) -> Result<Self, TrainError> {
+        let sources = &recipe.sources;
+        let mut found = Self::default();
+        let open_kbp = |part| -> Result<Vec<RealPatient>, TrainError> {
+            let patients = list_open_kbp(part).map_err(TrainError::Dataset)?;
+            Ok(patients.into_iter().map(RealPatient::OpenKbp).collect())
+        };
+        if let Some(part) = sources.open_kbp_train.as_ref().filter(|_| sources.open_kbp_share > 0.0) {
+            found.training.push(Source { share: sources.open_kbp_share, patients: open_kbp(part)? });
+        }
+        if let Some(part) = &sources.open_kbp_validation {
+            found.choosing = open_kbp(part)?;
+            found.measuring = found.choosing.split_off(sources.validation_patients.min(found.choosing.len()));
+        }
+        for source in &sources.datasets {
+            let dataset = Dataset::open(&source.folder).map_err(TrainError::Store)?;
+            dataset.two_patients().map_err(TrainError::Store)?;
+            let cases = |part| dataset.cases(Some(part)).into_iter().map(RealPatient::Stored);
+            let patients: Vec<RealPatient> = cases(Part::Train).collect();
+            if patients.is_empty() {
+                return Err(TrainError::NobodyTrains { folder: source.folder.clone() });
+            }
+            found.training.push(Source { share: source.share, patients });
+            found.choosing.extend(cases(Part::Validation));
+            found.measuring.extend(cases(Part::Test));
+            found.notices.extend(dataset.index().notices.iter().cloned());
+        }
+        Ok(found)
+    }
+
+    /// Share of all of them among the steps.
+    pub(super) fn share(&self) -> f64 {
+        self.training.iter().map(|source| source.share).sum()
+    }
+}
+
 /// Everything that training looks at.
 pub(super) struct Patients {
-    /// Real patients.
-    pub(super) real: Vec<OpenKbpPatient>,
+    /// Real patients, by source; no source is empty.
+    pub(super) real: Vec<Source>,
     /// Anatomies to draw synthetic patients from.
     pub(super) atlases: Vec<LabelAtlas>,
     /// Probability that a step looks at a synthetic patient.
@@ -47,7 +131,18 @@ impl Patients {
             let atlas = &self.atlases[rng.random_range(0..self.atlases.len())];
             return Ok(atlas.draw(self.spacing_mm, self.crop, &self.varied, &mut rng));
         }
-        let patient = &self.real[rng.random_range(0..self.real.len())];
+        let source = match self.real.as_slice() {
+            [one] => one,
+            several => {
+                let mut left = rng.random_range(0.0..several.iter().map(|source| source.share).sum::<f64>());
+                let reached = several.iter().find(|source| {
+                    left -= source.share;
+                    left < 0.0
+                });
+                reached.unwrap_or(&several[several.len() - 1])
+            }
+        };
+        let patient = &source.patients[rng.random_range(0..source.patients.len())];
         let case = patient.read()?;
         Ok(draw_sample(&case, self.spacing_mm, self.crop, &self.augment, &mut rng))
     }
@@ -59,7 +154,10 @@ impl Patients {
     pub(super) fn check(&self) -> Result<(), TrainError> {
         let broken: Vec<String> = self
             .real
-            .par_iter()
+            .iter()
+            .flat_map(|source| &source.patients)
+            .collect::<Vec<_>>()
+            .into_par_iter()
             .filter_map(|patient| patient.read().err())
             .map(|error| error_chain(&error))
             .collect();

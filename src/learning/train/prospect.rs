@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::TrainError;
+use super::patients::Sources;
 use super::run::{norms, patients};
 use crate::engine::graph::{Preset, Weights, training};
 use crate::settings::TrainRecipe;
@@ -28,7 +29,7 @@ pub struct Prospect {
 pub fn prospect(recipe: &TrainRecipe) -> Result<Prospect, TrainError> {
     let preset =
         Preset::named(&recipe.preset).ok_or_else(|| TrainError::Preset { name: recipe.preset.clone() })?;
-    let patients = patients(recipe, &preset)?;
+    let patients = patients(recipe, &preset, &Sources::of(recipe)?)?;
     patients.check()?;
     let n_weights = Weights::start(&preset, recipe.seed).count();
     let mask_sides = largest_mask_box(recipe.heads.largest_mask_box, recipe.crop);
@@ -37,7 +38,7 @@ pub fn prospect(recipe: &TrainRecipe) -> Result<Prospect, TrainError> {
     Ok(Prospect {
         preset: preset.name,
         n_weights,
-        n_real: patients.real.len(),
+        n_real: patients.real.iter().map(|source| source.patients.len()).sum(),
         n_atlases: patients.atlases.len(),
         crop: recipe.crop,
         trunk_bytes: training::backbone_step(&preset, recipe.crop, norms(recipe)).peak_bytes,

@@ -11,12 +11,12 @@ use super::TrainError;
 use super::card::card;
 use super::checkpoint::{Checkpoint, CheckpointError, keep_newest};
 use super::losses::Losses;
-use super::patients::Patients;
+use super::patients::{Patients, RealPatient, Sources};
 use super::step::{Plan, Trainer};
 use super::validation::{Segmenter, Validation};
 use crate::engine::graph::{Adam, AdamRates, Norms, Preset, Weights};
 use crate::engine::runtime::session::{Provider, Runtime, SessionOptions};
-use crate::learning::dataset::{AugmentSettings, LabelAtlas, OpenKbpPatient, list_open_kbp, whole_sample};
+use crate::learning::dataset::{AugmentSettings, LabelAtlas, whole_sample};
 use crate::learning::model::{ModelRegistry, NewModel};
 use crate::settings::{NormStatistics, TrainRecipe};
 
@@ -92,8 +92,9 @@ pub fn train(
         Start::Fresh => fresh(&preset, recipe)?,
         Start::Resume => resumed(&preset, recipe, report)?,
     };
-    let mut held_out = HeldOut::new(recipe, &preset)?;
-    let patients = patients(recipe, &preset)?;
+    let sources = Sources::of(recipe)?;
+    let patients = patients(recipe, &preset, &sources)?;
+    let mut held_out = HeldOut::new(recipe, &preset, sources);
     patients.check()?;
     let first = begin.step;
     let last_step = until.map_or(recipe.steps, |until| until.min(recipe.steps));
@@ -150,7 +151,8 @@ pub fn train(
     let best = recipe.output.join(BEST);
     let chosen = if best.is_file() { Checkpoint::read(&best).map_err(TrainError::Checkpoint)? } else { last };
     let validation = held_out.measure(&held_out.measuring, runtime, chosen.shipped(), &options)?;
-    let card = card(recipe, &chosen, held_out.measuring.len(), &validation);
+    let counts = [held_out.choosing.len(), held_out.measuring.len()];
+    let card = card(recipe, &held_out.notices, &chosen, counts, &validation);
     let model = recipe.output.join("model");
     NewModel::from_weights(&recipe.name, chosen.shipped(), chosen.step, card)
         .store(&model)
@@ -292,19 +294,19 @@ fn learning_rate(recipe: &TrainRecipe, step: u64) -> f64 {
     optimizer.learning_rate * rise * (LOWEST + (1.0 - LOWEST) * (1.0 + cosine) / 2.0)
 }
 
-pub(super) fn patients(recipe: &TrainRecipe, preset: &Preset) -> Result<Patients, TrainError> {
+pub(super) fn patients(
+    recipe: &TrainRecipe,
+    preset: &Preset,
+    real: &Sources,
+) -> Result<Patients, TrainError> {
     let sources = &recipe.sources;
-    let real = match &sources.open_kbp_train {
-        Some(part) if sources.open_kbp_share > 0.0 => list_open_kbp(part).map_err(TrainError::Dataset)?,
-        _ => Vec::new(),
-    };
     let atlases = if sources.atlas_share > 0.0 { sources.atlases.as_slice() } else { &[] };
     let atlases = atlases.iter().map(|folder| LabelAtlas::read(folder)).collect::<Result<Vec<_>, _>>();
     let a = &recipe.augment;
     Ok(Patients {
-        real,
+        real: real.training.clone(),
         atlases: atlases.map_err(TrainError::Dataset)?,
-        synthetic: sources.atlas_share / (sources.atlas_share + sources.open_kbp_share),
+        synthetic: sources.atlas_share / (sources.atlas_share + real.share()),
         spacing_mm: preset.spacing_mm,
         crop: recipe.crop,
         augment: AugmentSettings {
@@ -324,29 +326,27 @@ pub(super) fn patients(recipe: &TrainRecipe, preset: &Preset) -> Result<Patients
 /// Patients that never train, and the best weights so far.
 struct HeldOut {
     /// The patients that choose the checkpoint.
-    choosing: Vec<OpenKbpPatient>,
+    choosing: Vec<RealPatient>,
     /// The others: they measure the chosen weights once, for the card.
-    measuring: Vec<OpenKbpPatient>,
+    measuring: Vec<RealPatient>,
+    /// Licences of the data sets, for the card.
+    notices: Vec<String>,
     preset: Preset,
     best: Option<f32>,
 }
 
 impl HeldOut {
-    fn new(recipe: &TrainRecipe, preset: &Preset) -> Result<Self, TrainError> {
-        let mut choosing = match &recipe.sources.open_kbp_validation {
-            Some(part) => list_open_kbp(part).map_err(TrainError::Dataset)?,
-            None => Vec::new(),
-        };
-        let measuring = choosing.split_off(recipe.sources.validation_patients.min(choosing.len()));
+    fn new(recipe: &TrainRecipe, preset: &Preset, sources: Sources) -> Self {
+        let Sources { choosing, measuring, notices, .. } = sources;
         // A best checkpoint that cannot be read is not better than anything.
         let best = Checkpoint::read(&recipe.output.join(BEST)).ok().and_then(|best| best.validation);
-        Ok(Self { choosing, measuring, preset: preset.clone(), best })
+        Self { choosing, measuring, notices, preset: preset.clone(), best }
     }
 
     /// DSC of these weights; empty without patients.
     fn measure(
         &self,
-        patients: &[OpenKbpPatient],
+        patients: &[RealPatient],
         runtime: Runtime,
         weights: &Weights,
         options: &SessionOptions,
