@@ -12,7 +12,7 @@ use super::naming::{Meaning, Sorted};
 use super::paint::{Drawn, Nothing, paint};
 use super::rasterise::rasterise;
 use super::upright::Upright;
-use super::{FoundCase, ImportError, Importer, NewCase, Place, files_below};
+use super::{Findings, FoundCase, ImportError, Importer, NewCase, Place, files_below};
 use crate::convert::Geometry;
 use crate::pipeline::rtstruct::{self, ReadStructureSet};
 use crate::pipeline::series::{AsideReason, CandidateSeries, CtSeries, FoundSeries};
@@ -27,12 +27,8 @@ pub(super) struct DicomCase {
     note: Option<String>,
 }
 
-/// Every CT series below a folder with its structure set; also what is faulty, by the name of the case, and how many
-/// series have no structure set.
-pub(super) fn find(
-    folder: &Path,
-    importer: &Importer<'_>,
-) -> Result<(Vec<FoundCase>, Vec<(String, Fault)>, usize), ImportError> {
+/// Every CT series below a folder with its structure set.
+pub(super) fn find(folder: &Path, importer: &Importer<'_>) -> Result<Findings, ImportError> {
     let (found, damaged) = FoundSeries::among_with_damaged(&files_below(folder)?);
     let mut series: Vec<(CandidateSeries, Vec<Referring>)> =
         found.series.into_iter().map(|series| (series, Vec::new())).collect();
@@ -91,7 +87,7 @@ pub(super) fn find(
     for (path, why) in without_series.into_iter().filter_map(|folder| damaged.get(folder)) {
         faults.push((short(folder, path), Fault::Damaged { path: path.clone(), why: why.clone() }));
     }
-    Ok((cases, faults, without))
+    Ok(Findings { cases, faults, without_structures: without })
 }
 
 /// A structure set that refers to a series.

@@ -246,9 +246,7 @@ pub fn layout_and_map(
 pub fn find(folder: &Path, layout: Layout, importer: &Importer<'_>) -> Result<Findings, ImportError> {
     let mut findings = Findings { cases: Vec::new(), faults: Vec::new(), without_structures: 0 };
     match layout {
-        Layout::Dicom => {
-            (findings.cases, findings.faults, findings.without_structures) = dicom::find(folder, importer)?;
-        }
+        Layout::Dicom => findings = dicom::find(folder, importer)?,
         Layout::NnUnet => findings.cases = files::find_nnunet(folder)?,
         Layout::OpenKbp => {
             for (part, split) in open_kbp_parts(folder) {
