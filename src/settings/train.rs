@@ -266,7 +266,14 @@ mod tests {
 
     #[test]
     fn the_shipped_recipes_are_valid() {
-        let names = ["train.yaml", "train-dataset.yaml", "ablation.yaml", "starter.yaml", "starter-2.yaml", "starter-3.yaml"];
+        let names = [
+            "train.yaml",
+            "train-dataset.yaml",
+            "ablation.yaml",
+            "starter.yaml",
+            "starter-2.yaml",
+            "starter-3.yaml",
+        ];
         for name in names {
             let recipe = TrainRecipe::parse(&shipped(name), Path::new(name)).unwrap();
             assert!(recipe.heads.mask_from_step >= recipe.heads.refinement_from_step, "{name}");
