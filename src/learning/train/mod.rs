@@ -74,7 +74,7 @@ pub enum TrainError {
         name: std::path::PathBuf,
         /// Why.
         #[source]
-        source: ModelError,
+        source: Box<ModelError>,
     },
     /// `start_from` names a model whose graphs are not those of its preset.
     #[error("start_from {} cannot be trained further", name.display())]

@@ -192,7 +192,7 @@ fn started(preset: &Preset, recipe: &TrainRecipe, file: &Path) -> Result<Weights
 
 /// The weights of the first model of a folder, or of the model of a name.
 fn of_model(preset: &Preset, name: &Path) -> Result<Weights, TrainError> {
-    let failed = |source| TrainError::StartModel { name: name.to_path_buf(), source };
+    let failed = |source| TrainError::StartModel { name: name.to_path_buf(), source: Box::new(source) };
     let model = if name.is_dir() {
         let registry = ModelRegistry::of_folder(name.to_path_buf());
         let first = registry.list().map_err(failed)?.into_iter().find(|model| model.folder.is_some());
