@@ -36,6 +36,8 @@ pub enum Command {
     Convert(ConvertArgs),
     /// Two structure sets or mask files, organ by organ.
     Compare(CompareArgs),
+    /// Cases to train and measure on: import, list, look, check, split, export.
+    Dataset(DatasetArgs),
     /// Train a model from a recipe.
     ///
     /// Writes into the recipe's output folder: checkpoints, log.jsonl (a line per step and validation), report.html and, at
@@ -179,15 +181,163 @@ pub struct TrainArgs {
     pub dry_run: bool,
 }
 
+/// `oarlock dataset`.
+#[derive(Debug, Args)]
+pub struct DatasetArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: DatasetAction,
+}
+
+/// What to do with data sets.
+#[derive(Debug, Subcommand)]
+pub enum DatasetAction {
+    /// Import cases: DICOM CT and RTSTRUCT of any planning system, NIfTI or NRRD. Exit code 1: a case was refused.
+    Add(DatasetAddArgs),
+    /// Cases and organs.
+    List {
+        /// The data set.
+        dataset: PathBuf,
+        /// Machine-readable output.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Pictures and volumes of cases, with what is doubtful about them, as a page to look at.
+    Show {
+        /// The data set.
+        dataset: PathBuf,
+        /// Cases; all without any.
+        cases: Vec<String>,
+        /// Folder for index.html and the pictures; `pictures` in the data set without it.
+        #[arg(short, long, value_name = "DIR")]
+        output: Option<PathBuf>,
+    },
+    /// Draw anew which patients train, which choose the checkpoint, which measure the model.
+    Split {
+        /// The data set.
+        dataset: PathBuf,
+        /// Seed of the draw.
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        seed: u64,
+        /// Part of the patients that choose the checkpoint.
+        #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+        validation: f64,
+        /// Part of the patients that measure the finished model.
+        #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
+        test: f64,
+    },
+    /// Read every case and say what is wrong. Exit code 1: something is.
+    Check {
+        /// The data set.
+        dataset: PathBuf,
+        /// Machine-readable output.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write nnU-Net's raw folder.
+    Export {
+        /// The data set.
+        dataset: PathBuf,
+        /// Folder to write, such as nnUNet_raw/Dataset042_HeadNeck; it must be new or empty.
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+        /// Organs, as in config/organs.yaml, such as ParotidL,ParotidR; without it those that every case annotates.
+        #[arg(long, value_name = "ORGAN,...", value_delimiter = ',')]
+        organs: Vec<String>,
+    },
+}
+
+/// `oarlock dataset add`.
+#[derive(Debug, Args)]
+pub struct DatasetAddArgs {
+    /// Folder that the cases come from.
+    pub folder: PathBuf,
+    /// The data set that they go to; made if it is not there.
+    #[arg(long, value_name = "DATASET")]
+    pub to: PathBuf,
+    /// How the files lie.
+    #[arg(long, value_enum, default_value_t = LayoutArg::Auto)]
+    pub layout: LayoutArg,
+    /// Map of names, a file or a shipped one: any, uanet-28, pddca, han-seg, totalsegmentator, deepmind-tcia, openkbp.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub map: Option<PathBuf>,
+    /// Licence and source, for the cards of models trained on it; without it what the map says.
+    #[arg(long, value_name = "TEXT")]
+    pub licence: Option<String>,
+    /// Take structure sets with this Structure Set Label only.
+    #[arg(long, value_name = "TEXT")]
+    pub label: Option<String>,
+    /// Put all of them in this part instead of drawing one for each new patient.
+    #[arg(long, value_enum)]
+    pub part: Option<PartArg>,
+    /// Take a case without its organs that are empty, outside the image or drawn twice, instead of refusing it.
+    #[arg(long)]
+    pub leave_out: bool,
+    /// Believe every drawing, even one of half a litre: nothing is left out of training for its volume.
+    #[arg(long)]
+    pub as_drawn: bool,
+    /// Read everything, say what would happen, and write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// How the files of a data set lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LayoutArg {
+    /// See what is there.
+    Auto,
+    /// CT series and structure sets, anywhere below the folder.
+    Dicom,
+    /// nnU-Net's raw folder: dataset.json, imagesTr, labelsTr.
+    Nnunet,
+    /// CASE/CASE_IMG_CT.nrrd, CASE/CASE_OAR_ORGAN.seg.nrrd.
+    Hanseg,
+    /// CASE/ct.nii.gz, CASE/segmentations/ORGAN.nii.gz.
+    Totalsegmentator,
+    /// CASE/img.nrrd, CASE/structures/ORGAN.nrrd: PDDCA and the 28-organ set of Ua-Net.
+    Nrrd,
+    /// manifest.csv, CASE/ct_raw.nii.gz, CASE/labels.nii.gz.
+    Openkbp,
+    /// One folder per case, as the map says under `files`.
+    Files,
+}
+
+/// A part of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum PartArg {
+    /// To train on.
+    Train,
+    /// To choose the checkpoint.
+    Validation,
+    /// To measure the finished model.
+    Test,
+}
+
+/// A part of a data set, or all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SplitArg {
+    /// What trained.
+    Train,
+    /// What chose the checkpoint.
+    Validation,
+    /// What neither trained nor chose.
+    Test,
+    /// All cases.
+    All,
+}
+
 /// `oarlock evaluate`.
 #[derive(Debug, Args)]
 pub struct EvaluateArgs {
     /// Model to use.
     #[arg(long, value_name = "NAME", default_value = "starter")]
     pub model: String,
-    /// Cases: folders with a CT series and an RTSTRUCT each, or a part of the OpenKBP layout.
+    /// Cases: a data set (`oarlock dataset`), folders with a CT series and an RTSTRUCT each, or a part of the OpenKBP layout.
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
+    /// Which cases of a data set.
+    #[arg(long, value_enum, default_value_t = SplitArg::Test)]
+    pub split: SplitArg,
     /// Leave out this many cases at the start, such as those that training looked at to choose its checkpoint.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub skip: usize,

@@ -9,7 +9,8 @@ use serde_json::json;
 use super::comparison_table::{comparison_json, number, summary_json, summary_lines};
 use super::contouring::load_model;
 use super::{CommandResult, RuntimeChoice, say};
-use crate::cli::EvaluateArgs;
+use crate::cli::{EvaluateArgs, SplitArg};
+use crate::learning::dataset::Part;
 use crate::learning::evaluate::{Comparison, HeldOut, Spread, Summary, TruthCase, compare};
 use crate::pipeline::contours::{TraceOptions, fill};
 use crate::pipeline::{ContouringModel, find_organs, rtstruct};
@@ -20,7 +21,13 @@ use crate::vocabulary::organ::Organ;
 /// Runs the command.
 pub(super) fn run(args: EvaluateArgs, runtime: &RuntimeChoice) -> CommandResult {
     let template = StructureTemplate::shipped()?;
-    let cases = HeldOut::list(&args.data)?;
+    let part = match args.split {
+        SplitArg::Train => Some(Part::Train),
+        SplitArg::Validation => Some(Part::Validation),
+        SplitArg::Test => Some(Part::Test),
+        SplitArg::All => None,
+    };
+    let cases = HeldOut::list(&args.data, part)?;
     let cases: Vec<HeldOut> =
         cases.into_iter().skip(args.skip).take(args.limit.unwrap_or(usize::MAX)).collect();
     if cases.is_empty() {

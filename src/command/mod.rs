@@ -5,6 +5,8 @@ mod compare;
 mod comparison_table;
 mod contouring;
 mod convert;
+mod dataset;
+mod dataset_page;
 mod demo;
 mod echo;
 mod evaluate;
@@ -58,6 +60,7 @@ pub fn run(cli: Cli) -> CommandResult {
         Command::Segment(args) => segment::run(args, &runtime),
         Command::Convert(args) => convert::run(args, &runtime),
         Command::Compare(args) => compare::run(args, &runtime),
+        Command::Dataset(args) => dataset::run(args),
         Command::Train(args) => train::run(args, &runtime),
         Command::Evaluate(args) => evaluate::run(args, &runtime),
         Command::Phantom(args) => phantom::run(args, &runtime),

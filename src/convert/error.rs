@@ -39,6 +39,12 @@ pub enum ConvertError {
         /// The value.
         found: f64,
     },
+    /// An image with NaN or infinity in it.
+    #[error("{}: a voxel is NaN or infinite, an image holds Hounsfield units: write the image again", path.display())]
+    NotANumber {
+        /// Which file.
+        path: PathBuf,
+    },
     /// The grid is not the CT's.
     #[error(
         "{} does not lie on the voxels of the CT ({detail}): resample it to the CT (nearest neighbour) first",

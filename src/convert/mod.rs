@@ -5,7 +5,7 @@
 //! CT's voxels is refused.
 
 mod error;
-mod nifti_file;
+pub(crate) mod nifti_file;
 mod nrrd_file;
 mod place;
 mod volume;
@@ -16,6 +16,8 @@ use ndarray::{Array3, s};
 use rayon::prelude::*;
 
 pub use error::ConvertError;
+pub(crate) use place::{Placed, place_anywhere};
+pub(crate) use volume::{Geometry, LabelVolume, Volume, ending, read_volume};
 
 use crate::vocabulary::space::{Grid, RegionMask};
 
@@ -63,10 +65,10 @@ fn read_file(
     grid: &Grid,
     one_organ_each: bool,
 ) -> Result<(Vec<NamedMask>, Vec<String>), ConvertError> {
-    let mut volume = volume::read_labels(path)?;
+    let mut volume: LabelVolume = read_volume(path)?;
     let stem = stem(path);
     if one_organ_each {
-        volume.labels.mapv_inplace(|label| label.min(1));
+        volume.voxels.mapv_inplace(|label| label.min(1));
         volume.names = [(1, stem.clone())].into();
     }
     let (masks, lost) = place::place(&volume, grid)?;
@@ -82,7 +84,7 @@ fn read_file(
 }
 
 /// The file's name without its ending.
-fn stem(path: &Path) -> String {
+pub(crate) fn stem(path: &Path) -> String {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let length = name.len() - volume::ending(&name).map_or(0, str::len);
     let stem = &name[..length];

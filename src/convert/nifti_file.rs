@@ -1,4 +1,4 @@
-//! NIfTI-1: labels in, masks out. Its world is RAS, ours is LPS: x and y change sign.
+//! NIfTI-1: volumes in, volumes out. Its world is RAS, ours is LPS: x and y change sign.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,11 +11,11 @@ use ndarray::ArrayView3;
 use nifti::{Endianness, NiftiHeader};
 
 use super::error::ConvertError;
-use super::volume::{Geometry, Kind, LabelVolume, Storage, read_voxels, shape_of};
+use super::volume::{Geometry, Kind, Storage, Volume, Voxel, read_voxels, shape_of};
 use crate::vocabulary::space::{Grid, PatientPoint, PatientVector};
 
 /// Reads a NIfTI-1 file that is already decompressed.
-pub(crate) fn read(mut reader: impl Read, path: &Path) -> Result<LabelVolume, ConvertError> {
+pub(crate) fn read<V: Voxel>(mut reader: impl Read, path: &Path) -> Result<Volume<V>, ConvertError> {
     let wrong = |wanted, found: String| ConvertError::Header { path: path.to_owned(), wanted, found };
     let header = NiftiHeader::from_reader(&mut reader)
         .map_err(|e| wrong("wanted a NIfTI-1 header in one file", e.to_string()))?;
@@ -56,8 +56,8 @@ pub(crate) fn read(mut reader: impl Read, path: &Path) -> Result<LabelVolume, Co
     std::io::copy(&mut reader.by_ref().take(skip), &mut std::io::sink()).map_err(failed)?;
     let geometry = geometry(&header)
         .ok_or_else(|| wrong("wanted sform or qform to say where the voxels lie", "neither".to_owned()))?;
-    let labels = read_voxels(reader, shape, storage, path)?;
-    Ok(LabelVolume { path: path.to_owned(), labels, geometry, names: BTreeMap::new() })
+    let voxels = read_voxels(reader, shape, storage, path)?;
+    Ok(Volume { path: path.to_owned(), voxels, geometry, names: BTreeMap::new() })
 }
 
 fn geometry(header: &NiftiHeader) -> Option<Geometry> {
@@ -90,30 +90,85 @@ fn qform(header: &NiftiHeader) -> [[f64; 4]; 3] {
     ]
 }
 
-/// Writes labels on a grid, axes `(z, y, x)`, as compressed NIfTI-1.
+/// What a voxel is written as.
+pub(crate) trait Stored: Copy {
+    /// NIfTI's code of the number format.
+    const DATATYPE: i16;
+    /// Its size.
+    const BITS: i16;
+    /// Appends its bytes, little end first.
+    fn append(self, bytes: &mut Vec<u8>);
+}
+
+impl Stored for u8 {
+    const DATATYPE: i16 = 2;
+    const BITS: i16 = 8;
+    fn append(self, bytes: &mut Vec<u8>) {
+        bytes.push(self);
+    }
+}
+
+impl Stored for i16 {
+    const DATATYPE: i16 = 4;
+    const BITS: i16 = 16;
+    fn append(self, bytes: &mut Vec<u8>) {
+        bytes.extend(self.to_le_bytes());
+    }
+}
+
+impl Stored for u32 {
+    const DATATYPE: i16 = 768;
+    const BITS: i16 = 32;
+    fn append(self, bytes: &mut Vec<u8>) {
+        bytes.extend(self.to_le_bytes());
+    }
+}
+
+/// Writes voxels on a grid, axes `(z, y, x)`, as compressed NIfTI-1.
 ///
 /// # Errors
 /// [`ConvertError::Write`], and [`ConvertError::Header`] for an image side beyond 32767.
-pub(crate) fn write(path: &Path, labels: ArrayView3<'_, u8>, grid: &Grid) -> Result<(), ConvertError> {
+pub(crate) fn write<V: Stored>(
+    path: &Path,
+    voxels: ArrayView3<'_, V>,
+    grid: &Grid,
+) -> Result<(), ConvertError> {
     let failed = |source| ConvertError::Write { path: path.to_owned(), source };
-    let header = header_bytes(grid).ok_or_else(|| ConvertError::Header {
+    let file = BufWriter::new(File::create(path).map_err(failed)?);
+    let out = GzEncoder::new(file, Compression::fast());
+    let out = write_into(out, path, voxels, grid)?;
+    out.finish().and_then(|mut file| file.flush()).map_err(failed)
+}
+
+/// Writes voxels on a grid, axes `(z, y, x)`, as NIfTI-1 into anything; `path` is what messages call it.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) fn write_into<V: Stored, W: Write>(
+    mut out: W,
+    path: &Path,
+    voxels: ArrayView3<'_, V>,
+    grid: &Grid,
+) -> Result<W, ConvertError> {
+    let failed = |source| ConvertError::Write { path: path.to_owned(), source };
+    let header = header_bytes(grid, V::DATATYPE, V::BITS).ok_or_else(|| ConvertError::Header {
         path: path.to_owned(),
         wanted: "wanted at most 32767 voxels along each axis",
         found: format!("{:?}", grid.shape()),
     })?;
-    let file = BufWriter::new(File::create(path).map_err(failed)?);
-    let mut out = GzEncoder::new(file, Compression::fast());
     out.write_all(&header).map_err(failed)?;
-    for plane in labels.outer_iter() {
-        let bytes: Vec<u8> = plane.iter().copied().collect();
+    let mut bytes = Vec::new();
+    for plane in voxels.outer_iter() {
+        bytes.clear();
+        plane.iter().for_each(|voxel| voxel.append(&mut bytes));
         out.write_all(&bytes).map_err(failed)?;
     }
-    out.finish().and_then(|mut file| file.flush()).map_err(failed)
+    Ok(out)
 }
 
-/// The 352 bytes before the voxels: unsigned bytes, sform in scanner coordinates.
+/// The 352 bytes before the voxels: sform in scanner coordinates.
 #[expect(clippy::cast_possible_truncation, reason = "the header holds f32")]
-fn header_bytes(grid: &Grid) -> Option<Vec<u8>> {
+fn header_bytes(grid: &Grid, datatype: i16, bits: i16) -> Option<Vec<u8>> {
     let mut bytes = vec![0_u8; 352];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
     put(0, &348_i32.to_le_bytes());
@@ -122,8 +177,8 @@ fn header_bytes(grid: &Grid) -> Option<Vec<u8>> {
     for (n, size) in [x, y, z, 1, 1, 1, 1].into_iter().enumerate() {
         put(42 + 2 * n, &i16::try_from(size).ok()?.to_le_bytes());
     }
-    put(70, &2_i16.to_le_bytes());
-    put(72, &8_i16.to_le_bytes());
+    put(70, &datatype.to_le_bytes());
+    put(72, &bits.to_le_bytes());
     let [sz, sy, sx] = grid.spacing_mm();
     for (n, size) in [1.0, sx, sy, sz].into_iter().enumerate() {
         put(76 + 4 * n, &(size as f32).to_le_bytes());

@@ -1,4 +1,4 @@
-//! NRRD (with Slicer's segment names) and MHA: labels in.
+//! NRRD (with Slicer's segment names) and MHA: volumes in.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read};
@@ -7,7 +7,7 @@ use std::path::Path;
 use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
 
 use super::error::ConvertError;
-use super::volume::{Geometry, Kind, LabelVolume, Storage, read_voxels, shape_of};
+use super::volume::{Geometry, Kind, Storage, Volume, Voxel, read_voxels, shape_of};
 use crate::vocabulary::space::{PatientPoint, PatientVector};
 
 /// Longest text header, bytes: Slicer writes a few kB.
@@ -45,7 +45,7 @@ fn line(reader: &mut impl BufRead, left: &mut usize, path: &Path) -> Result<Opti
 }
 
 /// Reads an attached NRRD, raw or gzip; segment names and values where Slicer wrote them.
-pub(crate) fn read_nrrd(mut reader: impl BufRead, path: &Path) -> Result<LabelVolume, ConvertError> {
+pub(crate) fn read_nrrd<V: Voxel>(mut reader: impl BufRead, path: &Path) -> Result<Volume<V>, ConvertError> {
     let mut header = Header { path, fields: BTreeMap::new() };
     let mut left = LONGEST_HEADER;
     let magic = line(&mut reader, &mut left, path)?.unwrap_or_default();
@@ -87,12 +87,12 @@ pub(crate) fn read_nrrd(mut reader: impl BufRead, path: &Path) -> Result<LabelVo
     let geometry = geometry(&header, "space directions", "space origin", ras)?;
     let big_endian = header.get("endian") == "big";
     let storage = Storage { kind, big_endian, slope: 1.0, intercept: 0.0 };
-    let labels = match header.get("encoding") {
+    let voxels = match header.get("encoding") {
         "raw" => read_voxels(reader, shape, storage, path)?,
         "gzip" | "gz" => read_voxels(MultiGzDecoder::new(reader), shape, storage, path)?,
         other => return Err(header.wrong("wanted encoding raw or gzip", other)),
     };
-    Ok(LabelVolume { path: path.to_owned(), labels, geometry, names: segment_names(&header) })
+    Ok(Volume { path: path.to_owned(), voxels, geometry, names: segment_names(&header) })
 }
 
 /// Slicer's `SegmentN_Name` for `SegmentN_LabelValue`.
@@ -108,7 +108,7 @@ fn segment_names(header: &Header<'_>) -> BTreeMap<u16, String> {
 }
 
 /// Reads an MHA with its voxels in the file, raw or zlib. Its world is LPS.
-pub(crate) fn read_mha(mut reader: impl BufRead, path: &Path) -> Result<LabelVolume, ConvertError> {
+pub(crate) fn read_mha<V: Voxel>(mut reader: impl BufRead, path: &Path) -> Result<Volume<V>, ConvertError> {
     let mut header = Header { path, fields: BTreeMap::new() };
     let mut left = LONGEST_HEADER;
     while let Some(text) = line(&mut reader, &mut left, path)? {
@@ -153,12 +153,12 @@ pub(crate) fn read_mha(mut reader: impl BufRead, path: &Path) -> Result<LabelVol
         slope: 1.0,
         intercept: 0.0,
     };
-    let labels = if yes("compresseddata") {
+    let voxels = if yes("compresseddata") {
         read_voxels(ZlibDecoder::new(reader), shape, storage, path)?
     } else {
         read_voxels(reader, shape, storage, path)?
     };
-    Ok(LabelVolume { path: path.to_owned(), labels, geometry, names: BTreeMap::new() })
+    Ok(Volume { path: path.to_owned(), voxels, geometry, names: BTreeMap::new() })
 }
 
 fn geometry(header: &Header<'_>, steps: &str, origin: &str, ras: bool) -> Result<Geometry, ConvertError> {

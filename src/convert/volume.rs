@@ -1,4 +1,4 @@
-//! A file of labels: its voxels and where they lie.
+//! A file of voxels, labels or an image, and where they lie.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,15 +14,91 @@ use crate::vocabulary::space::{PatientPoint, PatientVector};
 /// Most voxels of one file: 2 GB of labels.
 const MOST_VOXELS: usize = 1 << 30;
 
-/// Labels of one file.
+/// Most voxels that room is made for before they are read.
+const MOST_AHEAD: usize = 1 << 26;
+
+/// Voxels of one file.
 #[derive(Debug, Clone)]
-pub(crate) struct LabelVolume {
+pub(crate) struct Volume<V> {
     pub(crate) path: PathBuf,
-    /// Labels, 0 is background; axes slowest first `(k, j, i)` as in the file.
-    pub(crate) labels: Array3<u16>,
+    /// Axes slowest first `(k, j, i)` as in the file.
+    pub(crate) voxels: Array3<V>,
     pub(crate) geometry: Geometry,
     /// Names of labels where the file has them.
     pub(crate) names: BTreeMap<u16, String>,
+}
+
+/// Labels of one file, 0 is background.
+pub(crate) type LabelVolume = Volume<u16>;
+
+/// What a voxel of a file can be read as.
+pub(crate) trait Voxel: Copy {
+    /// A stored value after slope and intercept.
+    fn of_value(value: f64, path: &Path) -> Result<Self, ConvertError>;
+
+    /// Appends voxels that are stored as they are; `false` where each needs [`Voxel::of_value`].
+    fn append_plain(bytes: &[u8], storage: Storage, into: &mut Vec<Self>) -> bool;
+}
+
+impl Voxel for u16 {
+    /// As label: rounded, so that a probability of one half is inside.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be 0..=65535")]
+    fn of_value(value: f64, path: &Path) -> Result<Self, ConvertError> {
+        let rounded = value.round();
+        if (0.0..=65535.0).contains(&rounded) {
+            Ok(rounded as Self)
+        } else {
+            Err(ConvertError::Label { path: path.to_owned(), found: value })
+        }
+    }
+
+    fn append_plain(bytes: &[u8], storage: Storage, into: &mut Vec<Self>) -> bool {
+        let plain = storage.kind == Kind::U8 && storage.is_unscaled();
+        if plain {
+            into.extend(bytes.iter().map(|byte| Self::from(*byte)));
+        }
+        plain
+    }
+}
+
+impl Voxel for i16 {
+    /// As Hounsfield units: rounded, and cut to 16 bits.
+    #[expect(clippy::cast_possible_truncation, reason = "cut to 16 bits on the line")]
+    fn of_value(value: f64, path: &Path) -> Result<Self, ConvertError> {
+        if value.is_finite() {
+            Ok(value.round().clamp(f64::from(Self::MIN), f64::from(Self::MAX)) as Self)
+        } else {
+            Err(ConvertError::NotANumber { path: path.to_owned() })
+        }
+    }
+
+    fn append_plain(bytes: &[u8], storage: Storage, into: &mut Vec<Self>) -> bool {
+        let plain = storage.kind == Kind::I16 && storage.is_unscaled() && !storage.big_endian;
+        if plain {
+            into.extend(bytes.as_chunks::<2>().0.iter().map(|two| Self::from_le_bytes(*two)));
+        }
+        plain
+    }
+}
+
+impl Voxel for u32 {
+    /// As a set of bits.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be 0..=2^32 - 1")]
+    fn of_value(value: f64, path: &Path) -> Result<Self, ConvertError> {
+        if (0.0..=4_294_967_295.0).contains(&value) && value.fract() <= 0.0 {
+            Ok(value as Self)
+        } else {
+            Err(ConvertError::Label { path: path.to_owned(), found: value })
+        }
+    }
+
+    fn append_plain(bytes: &[u8], storage: Storage, into: &mut Vec<Self>) -> bool {
+        let plain = storage.kind == Kind::U32 && storage.is_unscaled() && !storage.big_endian;
+        if plain {
+            into.extend(bytes.as_chunks::<4>().0.iter().map(|four| Self::from_le_bytes(*four)));
+        }
+        plain
+    }
 }
 
 /// Where the voxels of a file lie: LPS mm, centre of the first voxel and the step along each axis, fastest first.
@@ -39,6 +115,12 @@ pub(crate) struct Storage {
     pub(crate) big_endian: bool,
     pub(crate) slope: f64,
     pub(crate) intercept: f64,
+}
+
+impl Storage {
+    fn is_unscaled(&self) -> bool {
+        (self.slope, self.intercept) == (1.0, 0.0)
+    }
 }
 
 /// Number format of a voxel.
@@ -92,7 +174,7 @@ impl Kind {
 ///
 /// # Errors
 /// [`ConvertError`]: unreadable, cut short, a header we do not take, a value that is no label.
-pub(crate) fn read_labels(path: &Path) -> Result<LabelVolume, ConvertError> {
+pub(crate) fn read_volume<V: Voxel>(path: &Path) -> Result<Volume<V>, ConvertError> {
     let failed = |source| ConvertError::Read { path: path.to_owned(), source };
     let file = BufReader::with_capacity(1 << 18, File::open(path).map_err(failed)?);
     let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
@@ -122,41 +204,29 @@ pub(crate) fn shape_of(sizes: &[usize], path: &Path) -> Result<[usize; 3], Conve
     if count == 0 || count > MOST_VOXELS { Err(wrong()) } else { Ok([k, j, i]) }
 }
 
-/// Reads voxels row by row into labels.
-pub(crate) fn read_voxels(
+/// Reads voxels slice by slice.
+pub(crate) fn read_voxels<V: Voxel>(
     mut reader: impl Read,
     shape: [usize; 3],
     storage: Storage,
     path: &Path,
-) -> Result<Array3<u16>, ConvertError> {
+) -> Result<Array3<V>, ConvertError> {
     let size = storage.kind.size();
     let count: usize = shape.iter().product();
-    let mut labels: Vec<u16> = Vec::new();
+    // Room is made ahead for no more than any CT has; a file that says more shows it first.
+    let mut voxels: Vec<V> = Vec::with_capacity(count.min(MOST_AHEAD));
     let mut chunk = vec![0_u8; size * shape[1] * shape[2]];
-    let plain = storage.kind == Kind::U8 && (storage.slope, storage.intercept) == (1.0, 0.0);
-    while labels.len() < count {
+    while voxels.len() < count {
         reader
             .read_exact(&mut chunk)
             .map_err(|source| ConvertError::Read { path: path.to_owned(), source })?;
-        if plain {
-            labels.extend(chunk.iter().map(|byte| u16::from(*byte)));
+        if V::append_plain(&chunk, storage, &mut voxels) {
             continue;
         }
         for bytes in chunk.chunks_exact(size) {
             let value = storage.kind.value(bytes, storage.big_endian) * storage.slope + storage.intercept;
-            labels.push(label(value, path)?);
+            voxels.push(V::of_value(value, path)?);
         }
     }
-    Ok(Array3::from_shape_vec(shape, labels).expect("whole slices were read until the count was reached"))
-}
-
-/// A value as label: rounded, so that a probability of one half is inside.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be 0..=65535")]
-fn label(value: f64, path: &Path) -> Result<u16, ConvertError> {
-    let rounded = value.round();
-    if (0.0..=65535.0).contains(&rounded) {
-        Ok(rounded as u16)
-    } else {
-        Err(ConvertError::Label { path: path.to_owned(), found: value })
-    }
+    Ok(Array3::from_shape_vec(shape, voxels).expect("whole slices were read until the count was reached"))
 }

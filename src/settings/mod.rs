@@ -1,6 +1,7 @@
 //! YAML to checked values; the only place that knows YAML.
 
 mod checkpoint_names;
+mod dataset_map;
 mod manifest;
 mod organs;
 pub mod service;
@@ -10,11 +11,15 @@ mod train;
 use std::path::PathBuf;
 
 pub use checkpoint_names::{NameTable, OrganFilters, Plain, Unused, WithNorm};
+pub use dataset_map::{DatasetMap, FilePattern, Join, Pair};
 pub use manifest::{DoorEntry, GraphEntry, Manifest, ModelEntry};
+pub(crate) use organs::plain;
 pub use organs::{OrganEntry, StructureTemplate};
 pub use service::ServiceSettings;
 pub use synthetic::Synthetic;
-pub use train::{Augment, Heads, NormStatistics, Optimizer, Precision, Rhythm, Sources, TrainRecipe};
+pub use train::{
+    Augment, DatasetSource, Heads, NormStatistics, Optimizer, Precision, Rhythm, Sources, TrainRecipe,
+};
 
 /// Why a settings file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +30,17 @@ pub enum SettingsError {
         /// Which file.
         path: PathBuf,
         /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A map of names that is neither shipped nor a file.
+    #[error("there is no map {}: name a file, or one of those that are shipped: {shipped}", path.display())]
+    NoMap {
+        /// What was asked for.
+        path: PathBuf,
+        /// The shipped ones.
+        shipped: String,
+        /// Why it is no file.
         #[source]
         source: std::io::Error,
     },

@@ -100,9 +100,8 @@ impl StructureTemplate {
         };
         let mut entries: Vec<OrganEntry> = Vec::with_capacity(Organ::COUNT);
         for e in file.organs {
-            let organ = Organ::ALL.into_iter().find(|organ| format!("{organ:?}") == e.organ);
-            let organ =
-                organ.ok_or_else(|| wrong("organ", &e.organ, "one of the 28, as the example has them"))?;
+            let organ = Organ::from_key(&e.organ)
+                .ok_or_else(|| wrong("organ", &e.organ, "one of the 28, as the example has them"))?;
             if entries.iter().any(|other| other.organ == organ) {
                 return Err(wrong("organ", &e.organ, "each organ once"));
             }
@@ -159,7 +158,8 @@ impl StructureTemplate {
 }
 
 impl OrganEntry {
-    fn names(&self) -> impl Iterator<Item = &str> {
+    /// Every name it goes by.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
         [self.roi_name.as_str(), self.organ.paper_name()]
             .into_iter()
             .chain(self.synonyms.iter().map(String::as_str))
@@ -179,7 +179,8 @@ impl OrganEntry {
     }
 }
 
-fn plain(name: &str) -> String {
+/// What two names are compared by: letters and digits, small.
+pub(crate) fn plain(name: &str) -> String {
     name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 

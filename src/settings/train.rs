@@ -88,17 +88,35 @@ pub struct Sources {
     /// The same, only to choose the checkpoint.
     pub open_kbp_validation: Option<PathBuf>,
     /// How many validation patients, the first of the manifest.
+    #[serde(default)]
     pub validation_patients: usize,
     /// Share of real patients among the steps.
+    #[serde(default)]
     pub open_kbp_share: f64,
+    /// Data sets of `oarlock dataset`: their part `train` trains, `validation` chooses the checkpoint, `test` measures
+    /// the model once, for its card.
+    #[serde(default)]
+    pub datasets: Vec<DatasetSource>,
     /// Folders with `labels.nii.gz` and `tissue.nii.gz` to draw synthetic patients from.
+    #[serde(default)]
     pub atlases: Vec<PathBuf>,
     /// Share of synthetic patients among the steps.
+    #[serde(default)]
     pub atlas_share: f64,
     /// How far patients and mask boxes with organs that few real patients annotate come before the others: 0 all alike,
     /// 1 as often as would even the organs out.
     #[serde(default)]
     pub rare_organs: f64,
+}
+
+/// A data set to train on.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetSource {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Its share among the steps.
+    pub share: f64,
 }
 
 /// Distances drawn evenly from `-x..=x`; see `AugmentSettings`.
@@ -276,9 +294,12 @@ impl TrainRecipe {
             return Some(("augment.scaling", a.scaling.to_string(), "0 to 0.5"));
         }
         let sources = &self.sources;
+        if let Some(wrong) = sources.datasets.iter().find(|s| !s.share.is_finite() || s.share <= 0.0) {
+            return Some(("sources.datasets.share", wrong.share.to_string(), "above zero"));
+        }
         let real = sources.open_kbp_share > 0.0 && sources.open_kbp_train.is_some();
         let synthetic = sources.atlas_share > 0.0 && !sources.atlases.is_empty();
-        if !real && !synthetic {
+        if !real && !synthetic && sources.datasets.is_empty() {
             return Some(("sources", "no patients".into(), "one source with a share above 0"));
         }
         None
@@ -295,7 +316,15 @@ mod tests {
 
     #[test]
     fn the_shipped_recipes_are_valid() {
-        for name in ["train.yaml", "ablation.yaml", "starter.yaml", "starter-2.yaml", "starter-3.yaml"] {
+        let names = [
+            "train.yaml",
+            "train-dataset.yaml",
+            "ablation.yaml",
+            "starter.yaml",
+            "starter-2.yaml",
+            "starter-3.yaml",
+        ];
+        for name in names {
             let recipe = TrainRecipe::parse(&shipped(name), Path::new(name)).unwrap();
             assert!(recipe.heads.mask_from_step >= recipe.heads.refinement_from_step, "{name}");
         }

@@ -118,6 +118,18 @@ impl Organ {
         Self::ALL.get(class.checked_sub(1)?).copied()
     }
 
+    /// The name in settings and index files, such as `ParotidL`.
+    #[must_use]
+    pub fn key(self) -> String {
+        format!("{self:?}")
+    }
+
+    /// The organ of a [`Organ::key`].
+    #[must_use]
+    pub fn from_key(key: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|organ| organ.key() == key)
+    }
+
     /// The same organ on the other side, `None` where there is one organ or one class for both sides.
     #[must_use]
     pub fn partner(self) -> Option<Self> {

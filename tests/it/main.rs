@@ -12,6 +12,7 @@
 
 mod architecture;
 mod cli;
+mod dataset;
 mod delivery;
 mod demo;
 mod ingest;

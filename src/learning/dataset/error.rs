@@ -23,6 +23,15 @@ pub enum DatasetError {
         #[source]
         source: nifti::NiftiError,
     },
+    /// A file of a data set of ours.
+    #[error("{} is damaged: import the case again", path.display())]
+    Stored {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: crate::convert::ConvertError,
+    },
     /// The content breaks the layout.
     #[error("{path}: expected {wanted}, found {found}: leave this case out or correct it")]
     Layout {

@@ -3,12 +3,14 @@
 //! Clinics draw for a plan, not for teaching: a "spinal cord" of half a litre keeps dose from the whole nape, a parotid
 //! of two slices was drawn where the dose was. Neither says where the organ ends.
 
+use std::collections::BTreeMap;
+
 use ndarray::Axis;
 
 use super::{Case, OrganSet};
 use crate::vocabulary::organ::Organ;
 
-/// Why a drawing is set aside.
+/// Why a drawing is set aside, or deserves a look.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Doubt {
     /// More than any such organ.
@@ -37,6 +39,18 @@ pub enum Doubt {
         /// Which part of it, 0..=1.
         share: f64,
     },
+    /// The left one lies to the right of the right one.
+    Swapped {
+        /// How far, mm.
+        mm: f64,
+    },
+    /// It ends where the image does, so part of it may lack.
+    Cut,
+    /// Much smaller than its partner.
+    Uneven {
+        /// Part of the partner's volume.
+        ratio: f64,
+    },
 }
 
 impl std::fmt::Display for Doubt {
@@ -52,6 +66,12 @@ impl std::fmt::Display for Doubt {
                 organ.paper_name()
             ),
             Self::NoImage { share } => write!(f, "{:.0} % of it lies where there is no CT", 100.0 * share),
+            Self::Swapped { mm } => write!(
+                f,
+                "left and right are swapped: the left one lies {mm:.0} mm to the right of the other"
+            ),
+            Self::Cut => write!(f, "it reaches the border of the image, part of it may lack"),
+            Self::Uneven { ratio } => write!(f, "{:.0} % of its partner's volume", 100.0 * ratio),
         }
     }
 }
@@ -60,19 +80,66 @@ impl std::fmt::Display for Doubt {
 const NO_IMAGE_HU: i16 = -1024;
 /// The largest part of an organ without CT.
 const MOST_WITHOUT_IMAGE: f64 = 0.1;
+/// The least part of the partner's volume; ours, wide enough for a gland that shrank under dose.
+const LEAST_OF_PARTNER: f64 = 0.5;
 
 /// Median above which soft tissue of the nervous system is bone, HU. In 202 of the 203 OpenKBP patients with one of both
 /// drawn it is at most 35 HU; in pt_221, whose drawings lie 2 cm from their places, it is 251 and 311.
 const BONE_HU: i16 = 150;
+
+/// What was drawn in a case.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Review {
+    /// Volume of every organ with a voxel, cm3.
+    pub cm3: BTreeMap<Organ, f64>,
+    /// Drawings that are not believed.
+    pub doubts: Vec<(Organ, Doubt)>,
+    /// Drawings that a person should look at; they are believed.
+    pub remarks: Vec<(Organ, Doubt)>,
+}
 
 /// The organs of a case whose drawing is not believed, with the reason.
 ///
 /// The limits are half the lowest and the whole of the highest volume of [`Organ::volume_range_cm3`].
 #[must_use]
 pub fn doubts(case: &Case) -> Vec<(Organ, Doubt)> {
+    review(case).doubts
+}
+
+/// Measures every annotated organ of a case in one pass.
+#[must_use]
+pub fn review(case: &Case) -> Review {
+    let measured = measure(case);
     let in_bone = [Organ::SpinalCord, Organ::BrainStem].into_iter().find_map(|organ| in_bone(case, organ));
-    let of = |organ| in_bone.or_else(|| doubt(case, organ));
-    case.annotated.iter().filter_map(|organ| Some((organ, of(organ)?))).collect()
+    let voxel_cm3 = case.grid.voxel_volume_mm3() / 1000.0;
+    let mut review = Review { cm3: BTreeMap::new(), doubts: Vec::new(), remarks: Vec::new() };
+    for organ in case.annotated.iter() {
+        let found = &measured[organ.index()];
+        if found.count == 0 {
+            continue;
+        }
+        let cm3 = found.count as f64 * voxel_cm3;
+        review.cm3.insert(organ, cm3);
+        let partner = organ.partner().map(|partner| &measured[partner.index()]);
+        let partner = partner.filter(|partner| partner.count > 0);
+        let swapped = partner.and_then(|partner| {
+            let is_left = organ.partner() > Some(organ);
+            let (left, right) = if is_left { (found, partner) } else { (partner, found) };
+            let mm = (right.middle_x() - left.middle_x()) * case.grid.spacing_mm()[2];
+            (mm > 0.0).then_some(Doubt::Swapped { mm })
+        });
+        if let Some(doubt) = in_bone.or_else(|| found.doubt(cm3, organ)).or(swapped) {
+            review.doubts.push((organ, doubt));
+        }
+        if found.at_the_border && !GOES_ON.contains(&organ) {
+            review.remarks.push((organ, Doubt::Cut));
+        }
+        let ratio = partner.map_or(1.0, |partner| found.count as f64 / partner.count as f64);
+        if ratio < LEAST_OF_PARTNER {
+            review.remarks.push((organ, Doubt::Uneven { ratio }));
+        }
+    }
+    review
 }
 
 fn in_bone(case: &Case, organ: Organ) -> Option<Doubt> {
@@ -84,30 +151,65 @@ fn in_bone(case: &Case, organ: Organ) -> Option<Doubt> {
     (hu > BONE_HU).then_some(Doubt::InBone { organ, hu })
 }
 
-fn doubt(case: &Case, organ: Organ) -> Option<Doubt> {
-    let bit = OrganSet::of(organ).bits();
-    let drawn = |bits: &u32| bits & bit != 0;
-    let count = case.organs.iter().filter(|bits| drawn(bits)).count();
-    if count == 0 {
-        return None;
+/// Organs that go on where a scan of the neck ends.
+const GOES_ON: [Organ; 3] = [Organ::SpinalCord, Organ::Trachea, Organ::BrachialPlexus];
+
+/// Counts of one organ.
+#[derive(Debug, Clone, Copy, Default)]
+struct Measured {
+    count: usize,
+    without_image: usize,
+    sum_x: usize,
+    /// In the first or last two slices: one at the end may be half empty, so the one beside it counts as the end too.
+    at_the_end: bool,
+    /// In the outermost slice, row or column.
+    at_the_border: bool,
+}
+
+fn measure(case: &Case) -> [Measured; Organ::COUNT] {
+    let mut all = [Measured::default(); Organ::COUNT];
+    let (n_slices, n_rows, n_columns) = case.organs.dim();
+    for (z, (organs, hu)) in case.organs.axis_iter(Axis(0)).zip(case.hu.axis_iter(Axis(0))).enumerate() {
+        let end = z < 2 || z + 2 >= n_slices;
+        let border_z = z == 0 || z + 1 == n_slices;
+        for (y, (organs, hu)) in organs.axis_iter(Axis(0)).zip(hu.axis_iter(Axis(0))).enumerate() {
+            let border_y = border_z || y == 0 || y + 1 == n_rows;
+            for (x, (bits, hu)) in organs.iter().zip(&hu).enumerate().filter(|(_, (bits, _))| **bits != 0) {
+                let border = border_y || x == 0 || x + 1 == n_columns;
+                let mut left = OrganSet::from_bits(*bits).bits();
+                while left != 0 {
+                    let found = &mut all[left.trailing_zeros() as usize];
+                    left &= left - 1;
+                    found.count += 1;
+                    found.without_image += usize::from(*hu <= NO_IMAGE_HU);
+                    found.sum_x += x;
+                    found.at_the_end |= end;
+                    found.at_the_border |= border;
+                }
+            }
+        }
     }
-    let without =
-        case.organs.iter().zip(&case.hu).filter(|(bits, hu)| drawn(bits) && **hu <= NO_IMAGE_HU).count();
-    let share = without as f64 / count as f64;
-    if share > MOST_WITHOUT_IMAGE {
-        return Some(Doubt::NoImage { share });
+    all
+}
+
+impl Measured {
+    /// Column of the centre.
+    fn middle_x(&self) -> f64 {
+        self.sum_x as f64 / self.count.max(1) as f64
     }
-    let (low, high) = organ.volume_range_cm3()?;
-    let cm3 = count as f64 * case.grid.voxel_volume_mm3() / 1000.0;
-    if cm3 > high {
-        return Some(Doubt::TooLarge { cm3, most: high });
+
+    fn doubt(&self, cm3: f64, organ: Organ) -> Option<Doubt> {
+        let share = self.without_image as f64 / self.count.max(1) as f64;
+        if share > MOST_WITHOUT_IMAGE {
+            return Some(Doubt::NoImage { share });
+        }
+        let (low, high) = organ.volume_range_cm3()?;
+        if cm3 > high {
+            return Some(Doubt::TooLarge { cm3, most: high });
+        }
+        let least = low / 2.0;
+        (cm3 < least && !self.at_the_end).then_some(Doubt::TooSmall { cm3, least })
     }
-    let n_slices = case.organs.dim().0;
-    let in_slice = |z: usize| case.organs.index_axis(Axis(0), z).iter().any(drawn);
-    // A slice at the end may be half empty, so the one beside it counts as the end too.
-    let at_the_end = (0..2.min(n_slices)).chain(n_slices.saturating_sub(2)..n_slices).any(in_slice);
-    let least = low / 2.0;
-    (cm3 < least && !at_the_end).then_some(Doubt::TooSmall { cm3, least })
 }
 
 #[cfg(test)]
@@ -160,5 +262,28 @@ mod tests {
         );
         case.hu.slice_mut(s![5..8, 2..3, 3..8]).fill(0);
         assert_eq!(doubts(&case), []);
+    }
+
+    /// The right parotid of 4 x 4 x 4 voxels at the higher column, which is the patient's left, and the left one three
+    /// times its size at column 0: both swapped, the small one uneven, the large one cut.
+    #[test]
+    fn swapped_sides_cut_organs_and_uneven_pairs_are_told() {
+        let mut case = case([5..11, 2..10, 0..4]);
+        case.organs.slice_mut(s![5..9, 2..6, 7..11]).fill(OrganSet::of(Organ::ParotidR).bits());
+        case.annotated = case.annotated.union(OrganSet::of(Organ::ParotidR));
+        let review = review(&case);
+        assert!((review.cm3[&Organ::ParotidL] - 11.52).abs() < 1e-9, "{:?}", review.cm3);
+        let swapped = |organ| {
+            // Columns 1.5 and 8.5 of 5 mm.
+            review
+                .doubts
+                .iter()
+                .any(|(o, d)| *o == organ && matches!(d, Doubt::Swapped { mm } if (mm - 35.0).abs() < 1e-9))
+        };
+        // The right one has 3.84 cm3, under the 4 that are believed: that is said first.
+        assert!(swapped(Organ::ParotidL) && !swapped(Organ::ParotidR), "{:?}", review.doubts);
+        assert_eq!(review.doubts.len(), 2);
+        let uneven = Doubt::Uneven { ratio: 64.0 / 192.0 };
+        assert_eq!(review.remarks, [(Organ::ParotidL, Doubt::Cut), (Organ::ParotidR, uneven)]);
     }
 }

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use ndarray::Zip;
 
-use crate::learning::dataset::{Doubt, OpenKbpPatient, OrganSet, doubts, list_open_kbp};
+use crate::learning::dataset::store::is_dataset;
+use crate::learning::dataset::{
+    Case, Dataset, OpenKbpPatient, OrganSet, Part, StoredCase, doubts, list_open_kbp,
+};
 use crate::pipeline::contours::fill;
 use crate::pipeline::rtstruct;
 use crate::pipeline::series::{AsideReason, CtSeries, FoundSeries};
@@ -16,12 +19,14 @@ use crate::vocabulary::organ::Organ;
 use crate::vocabulary::space::RegionMask;
 
 /// Where a case lies.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum HeldOut {
     /// A patient of the OpenKBP layout.
     OpenKbp(OpenKbpPatient),
     /// A folder with one CT series and one RTSTRUCT.
     Dicom(PathBuf),
+    /// A case of a data set of ours.
+    Stored(StoredCase),
 }
 
 /// A CT with its truth.
@@ -32,7 +37,7 @@ pub struct TruthCase {
     /// The organs that somebody drew, on the CT's grid; an organ that is not here says nothing.
     pub truth: BTreeMap<Organ, RegionMask>,
     /// Drawings that are not believed and therefore not in `truth`.
-    pub set_aside: Vec<(Organ, Doubt)>,
+    pub set_aside: Vec<(Organ, String)>,
 }
 
 /// Why there are no cases in a folder.
@@ -58,6 +63,16 @@ pub enum HeldOutError {
         /// How many.
         found: usize,
     },
+    /// A part of a data set that is empty.
+    #[error(
+        "no case of {folder} is in the part {part}: choose another with --split, or draw the parts anew with `oarlock dataset split`"
+    )]
+    NoCase {
+        /// Which data set.
+        folder: PathBuf,
+        /// Which part.
+        part: Part,
+    },
     /// No organ of ours.
     #[error("no ROI of {path} goes by a name of the structure template: {found}")]
     Names {
@@ -71,12 +86,20 @@ pub enum HeldOutError {
 type Failure = Box<dyn Error + Send + Sync>;
 
 impl HeldOut {
-    /// The cases of a folder in order of name: an OpenKBP part where it has a `manifest.csv`, else one case for each
-    /// folder in it, or the folder itself where it has no folder with DICOM files of its own.
+    /// The cases of a folder in order of name: `part` of a data set of ours, or all of it; an OpenKBP part where it has a
+    /// `manifest.csv`; else one case for each folder in it, or the folder itself where it has no folder with DICOM files
+    /// of its own.
     ///
     /// # Errors
-    /// A folder or manifest that cannot be read.
-    pub fn list(folder: &Path) -> Result<Vec<Self>, Failure> {
+    /// A folder, index or manifest that cannot be read; a part without a case.
+    pub fn list(folder: &Path, part: Option<Part>) -> Result<Vec<Self>, Failure> {
+        if is_dataset(folder) {
+            let cases = Dataset::open(folder)?.cases(part);
+            if let (true, Some(part)) = (cases.is_empty(), part) {
+                return Err(HeldOutError::NoCase { folder: folder.to_owned(), part }.into());
+            }
+            return Ok(cases.into_iter().map(Self::Stored).collect());
+        }
         if folder.join("manifest.csv").is_file() {
             return Ok(list_open_kbp(folder)?.into_iter().map(Self::OpenKbp).collect());
         }
@@ -105,30 +128,42 @@ impl HeldOut {
             Self::Dicom(folder) => {
                 folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned()
             }
+            Self::Stored(case) => case.name().to_owned(),
         }
     }
 
-    /// Reads CT and truth; with `as_drawn` also drawings of OpenKBP that are not believed.
+    /// Reads CT and truth; with `as_drawn` also drawings that are not believed.
     ///
     /// # Errors
     /// Files that are missing, broken or refused; no truth; no ROI with a name that the template knows.
     pub fn read(&self, template: &StructureTemplate, as_drawn: bool) -> Result<TruthCase, Failure> {
-        match self {
+        let (case, set_aside) = match self {
             Self::OpenKbp(patient) => {
                 let case = patient.read_as_drawn()?;
-                let set_aside = if as_drawn { Vec::new() } else { doubts(&case) };
-                let believed = |organ: &Organ| set_aside.iter().all(|(doubted, _)| doubted != organ);
-                let truth = case.annotated.iter().filter(believed).map(|organ| {
-                    let bit = OrganSet::of(organ).bits();
-                    let whole = Zip::from(&case.organs).map_collect(|bits| bits & bit != 0);
-                    (organ, RegionMask::from_whole(whole.view()))
-                });
-                let truth = truth.filter(|(_, mask)| mask.n_voxels() > 0).collect();
-                Ok(TruthCase { volume: HuVolume { hu: case.hu, grid: case.grid }, truth, set_aside })
+                let doubted = doubts(&case).into_iter().map(|(organ, doubt)| (organ, doubt.to_string()));
+                (case, doubted.collect())
             }
-            Self::Dicom(folder) => read_dicom(folder, template),
-        }
+            Self::Stored(case) => {
+                let organs = case.entry().organs.iter().filter(|(_, entry)| entry.set_aside);
+                let doubted =
+                    organs.filter_map(|(key, entry)| Some((Organ::from_key(key)?, entry.doubts.join("; "))));
+                (case.read_as_drawn()?, doubted.collect())
+            }
+            Self::Dicom(folder) => return read_dicom(folder, template),
+        };
+        Ok(truth_of(case, if as_drawn { Vec::new() } else { set_aside }))
     }
+}
+
+fn truth_of(case: Case, set_aside: Vec<(Organ, String)>) -> TruthCase {
+    let believed = |organ: &Organ| set_aside.iter().all(|(doubted, _)| doubted != organ);
+    let truth = case.annotated.iter().filter(believed).map(|organ| {
+        let bit = OrganSet::of(organ).bits();
+        let whole = Zip::from(&case.organs).map_collect(|bits| bits & bit != 0);
+        (organ, RegionMask::from_whole(whole.view()))
+    });
+    let truth = truth.filter(|(_, mask)| mask.n_voxels() > 0).collect();
+    TruthCase { volume: HuVolume { hu: case.hu, grid: case.grid }, truth, set_aside }
 }
 
 fn structure_sets(folder: &Path) -> Result<Vec<PathBuf>, Failure> {

@@ -7,11 +7,13 @@ use crate::vocabulary::organ::Organ;
 
 /// Markdown: what the model is, what it was trained on, what was measured, what it must not be used for.
 ///
-/// `validation` is of `n_patients` that neither trained nor chose the checkpoint.
+/// `notices` are the licences of its data sets, `n_choosing` patients chose the checkpoint; `validation` is of
+/// `n_patients` others.
 pub(super) fn card(
     recipe: &TrainRecipe,
+    notices: &[String],
     chosen: &Checkpoint,
-    n_patients: usize,
+    [n_choosing, n_patients]: [usize; 2],
     validation: &Validation,
 ) -> String {
     let began = recipe.start_from.as_ref();
@@ -23,14 +25,14 @@ pub(super) fn card(
          ## Trained on\n\n",
         recipe.name, recipe.preset, chosen.step, recipe.crop, chosen.seed
     );
-    for notice in &recipe.notices {
+    for notice in recipe.notices.iter().chain(notices) {
         text.push_str(&format!("- {notice}\n"));
     }
-    if recipe.notices.is_empty() {
+    if recipe.notices.is_empty() && notices.is_empty() {
         text.push_str("The recipe names no sources.\n");
     }
     text.push_str("\n## Measured\n\n");
-    text.push_str(&measured(recipe, chosen, n_patients, validation));
+    text.push_str(&measured(chosen, [n_choosing, n_patients], validation));
     text.push_str(MUST_NOT);
     text
 }
@@ -42,13 +44,13 @@ const MUST_NOT: &str = "\n## What it must not be used for\n\n\
     An organ without a figure above was never measured on a real patient: take its contour for a demonstration that \
     data flows, not for anatomy.\n";
 
-fn measured(recipe: &TrainRecipe, chosen: &Checkpoint, n_patients: usize, validation: &Validation) -> String {
+fn measured(chosen: &Checkpoint, [n_choosing, n_patients]: [usize; 2], validation: &Validation) -> String {
     if validation.dice.is_empty() {
         return "Not measured on any held-out patient.\n".to_owned();
     }
     let chosen_by = chosen.validation.map_or_else(
         || "no validation chose the checkpoint".to_owned(),
-        |mean| format!("{} others chose the checkpoint, with {mean:.3}", recipe.sources.validation_patients),
+        |mean| format!("{n_choosing} others chose the checkpoint, with {mean:.3}"),
     );
     let mut text = format!(
         "Dice on {n_patients} patients that neither trained nor chose the checkpoint ({chosen_by}): the whole chain on the \
@@ -83,11 +85,13 @@ mod tests {
         let chosen =
             Checkpoint { step: 77, seed: 1, validation: None, weights, average: None, adam: Adam::default() };
         let dice = [(Organ::Larynx, vec![0.5, 0.0]), (Organ::Mandible, vec![0.75])];
+        let notices = ["Clinic of test, own use".to_owned()];
         let n_found = [(Organ::Larynx, 1), (Organ::Mandible, 1)];
         let text = card(
             &recipe,
+            &notices,
             &chosen,
-            3,
+            [16, 3],
             &Validation { dice: dice.into_iter().collect(), n_found: n_found.into_iter().collect() },
         );
         for wanted in [
@@ -98,11 +102,12 @@ mod tests {
             "Mean over organs 0.500. The other 26",
             "MIT",
             "CC BY 4.0",
+            "- Clinic of test, own use",
             "must not be used for treatment",
         ] {
             assert!(text.contains(wanted), "{wanted} is missing in {text}");
         }
-        let unmeasured = card(&recipe, &chosen, 0, &Validation::default());
+        let unmeasured = card(&recipe, &[], &chosen, [0, 0], &Validation::default());
         assert!(unmeasured.contains("Not measured"), "{unmeasured}");
     }
 }

@@ -6,12 +6,13 @@ use ndarray::{Array3, Zip};
 
 use super::TrainError;
 use super::checkpoint::{BEST, Checkpoint};
+use super::patients::{RealPatient, Sources};
 use super::report::CasePicture;
 use super::run::Event;
 use super::validation::{Segmenter, Validation};
 use crate::engine::graph::{Preset, Weights};
 use crate::engine::runtime::session::{Runtime, SessionOptions};
-use crate::learning::dataset::{OpenKbpPatient, OrganSet, Sample, list_open_kbp, whole_sample};
+use crate::learning::dataset::{OrganSet, Sample, whole_sample};
 use crate::picture::{Outline, sheet};
 use crate::pipeline::network::{OrganMask, single};
 use crate::pipeline::volume::HuVolume;
@@ -24,9 +25,11 @@ const MOST_PICTURES: usize = 3;
 /// Patients that never train, and the best weights so far.
 pub(super) struct HeldOut {
     /// The patients that choose the checkpoint.
-    choosing: Vec<OpenKbpPatient>,
+    choosing: Vec<RealPatient>,
     /// The others: they measure the chosen weights once, for the card.
-    measuring: Vec<OpenKbpPatient>,
+    measuring: Vec<RealPatient>,
+    /// Licences of the data sets, for the card.
+    pub(super) notices: Vec<String>,
     preset: Preset,
     runtime: Runtime,
     options: SessionOptions,
@@ -35,31 +38,24 @@ pub(super) struct HeldOut {
     pub(super) pictures: Vec<CasePicture>,
 }
 
-/// The patients of a recipe that never train, those that choose first.
-pub(super) fn held_out_patients(recipe: &TrainRecipe) -> Result<Vec<OpenKbpPatient>, TrainError> {
-    match &recipe.sources.open_kbp_validation {
-        Some(part) => list_open_kbp(part).map_err(TrainError::Dataset),
-        None => Ok(Vec::new()),
-    }
-}
-
 impl HeldOut {
     pub(super) fn new(
         recipe: &TrainRecipe,
-        mut choosing: Vec<OpenKbpPatient>,
+        sources: Sources,
         preset: &Preset,
         runtime: Runtime,
         options: SessionOptions,
     ) -> Self {
-        let measuring = choosing.split_off(recipe.sources.validation_patients.min(choosing.len()));
+        let Sources { choosing, measuring, notices, .. } = sources;
         // A best checkpoint that cannot be read is not better than anything.
         let best = Checkpoint::read(&recipe.output.join(BEST)).ok().and_then(|best| best.validation);
-        Self { choosing, measuring, preset: preset.clone(), runtime, options, best, pictures: Vec::new() }
+        let (preset, pictures) = (preset.clone(), Vec::new());
+        Self { choosing, measuring, notices, preset, runtime, options, best, pictures }
     }
 
-    /// How many patients measure the chosen weights.
-    pub(super) fn n_measuring(&self) -> usize {
-        self.measuring.len()
+    /// How many patients choose, and how many measure the chosen weights.
+    pub(super) fn counts(&self) -> [usize; 2] {
+        [self.choosing.len(), self.measuring.len()]
     }
 
     /// Measures weights on the patients that choose, draws the first of them, and keeps the weights where they are the
@@ -105,7 +101,7 @@ impl HeldOut {
 
     fn measure(
         &self,
-        patients: &[OpenKbpPatient],
+        patients: &[RealPatient],
         weights: &Weights,
         stop: &AtomicBool,
         report: &mut dyn FnMut(&Event<'_>),

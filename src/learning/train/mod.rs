@@ -33,7 +33,7 @@ pub use validation::Validation;
 
 use crate::engine::graph::OfGraphsError;
 use crate::engine::runtime::session::SessionError;
-use crate::learning::dataset::DatasetError;
+use crate::learning::dataset::{DatasetError, StoreError};
 use crate::learning::model::ModelError;
 use crate::pipeline::network::NetworkError;
 
@@ -116,6 +116,15 @@ pub enum TrainError {
     BrokenPatients {
         /// What is wrong with each.
         broken: Vec<String>,
+    },
+    /// A data set cannot be used.
+    #[error("a data set of the recipe cannot be used")]
+    Store(#[source] StoreError),
+    /// A data set without a case to train on.
+    #[error("no case of {} is in the part train: `oarlock dataset split` draws the parts", folder.display())]
+    NobodyTrains {
+        /// Which data set.
+        folder: std::path::PathBuf,
     },
     /// A patient cannot be used.
     #[error("a patient cannot be read")]

@@ -12,9 +12,10 @@ use rand_pcg::Pcg64;
 use super::TrainError;
 use super::rarity::Rarity;
 use crate::learning::dataset::{
-    AugmentSettings, DatasetError, LabelAtlas, OpenKbpPatient, OrganSet, Sample, draw_sample,
+    AugmentSettings, Case, Dataset, DatasetError, LabelAtlas, OpenKbpPatient, OrganSet, Part, Sample,
+    StoredCase, draw_sample, list_open_kbp,
 };
-use crate::settings::Synthetic;
+use crate::settings::{Synthetic, TrainRecipe};
 use crate::vocabulary::causes::with_causes;
 
 /// Most threads that read ahead; a sample is drawn by several threads anyway.
@@ -34,10 +35,93 @@ pub(super) fn most_samples() -> usize {
     n_readers() * (LAID_BY + 1) + 1
 }
 
+/// A patient that somebody scanned.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum RealPatient {
+    /// Of the OpenKBP layout.
+    OpenKbp(OpenKbpPatient),
+    /// Of a data set of ours.
+    Stored(StoredCase),
+}
+
+impl RealPatient {
+    /// Reads CT and the organs that are believed.
+    ///
+    /// # Errors
+    /// [`DatasetError`] when the patient's files cannot be used.
+    pub(super) fn read(&self) -> Result<Case, DatasetError> {
+        match self {
+            Self::OpenKbp(patient) => patient.read(),
+            Self::Stored(case) => case.read(),
+        }
+    }
+}
+
+/// Real patients of one source, and its share among the steps of real patients.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Source {
+    pub(super) share: f64,
+    pub(super) patients: Vec<RealPatient>,
+}
+
+/// The real patients of a recipe.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Sources {
+    /// Those that train.
+    pub(super) training: Vec<Source>,
+    /// Those that choose the checkpoint.
+    pub(super) choosing: Vec<RealPatient>,
+    /// Those that measure the chosen weights once, for the card.
+    pub(super) measuring: Vec<RealPatient>,
+    /// Licences of the data sets, for the card.
+    pub(super) notices: Vec<String>,
+}
+
+impl Sources {
+    /// Lists the patients of a recipe.
+    ///
+    /// # Errors
+    /// [`TrainError`] where a source cannot be read, or a data set has nobody to train on or but one patient.
+    pub(super) fn of(recipe: &TrainRecipe) -> Result<Self, TrainError> {
+        let sources = &recipe.sources;
+        let mut found = Self::default();
+        let open_kbp = |part| -> Result<Vec<RealPatient>, TrainError> {
+            let patients = list_open_kbp(part).map_err(TrainError::Dataset)?;
+            Ok(patients.into_iter().map(RealPatient::OpenKbp).collect())
+        };
+        if let Some(part) = sources.open_kbp_train.as_ref().filter(|_| sources.open_kbp_share > 0.0) {
+            found.training.push(Source { share: sources.open_kbp_share, patients: open_kbp(part)? });
+        }
+        if let Some(part) = &sources.open_kbp_validation {
+            found.choosing = open_kbp(part)?;
+            found.measuring = found.choosing.split_off(sources.validation_patients.min(found.choosing.len()));
+        }
+        for source in &sources.datasets {
+            let dataset = Dataset::open(&source.folder).map_err(TrainError::Store)?;
+            dataset.two_patients().map_err(TrainError::Store)?;
+            let cases = |part| dataset.cases(Some(part)).into_iter().map(RealPatient::Stored);
+            let patients: Vec<RealPatient> = cases(Part::Train).collect();
+            if patients.is_empty() {
+                return Err(TrainError::NobodyTrains { folder: source.folder.clone() });
+            }
+            found.training.push(Source { share: source.share, patients });
+            found.choosing.extend(cases(Part::Validation));
+            found.measuring.extend(cases(Part::Test));
+            found.notices.extend(dataset.index().notices.iter().cloned());
+        }
+        Ok(found)
+    }
+
+    /// Share of all of them among the steps.
+    pub(super) fn share(&self) -> f64 {
+        self.training.iter().map(|source| source.share).sum()
+    }
+}
+
 /// Everything that training looks at.
 pub(super) struct Patients {
-    /// Real patients.
-    pub(super) real: Vec<OpenKbpPatient>,
+    /// Real patients, by source; no source is empty.
+    pub(super) real: Vec<Source>,
     /// Anatomies to draw synthetic patients from.
     pub(super) atlases: Vec<LabelAtlas>,
     /// Probability that a step looks at a synthetic patient.
@@ -67,7 +151,8 @@ impl Patients {
             let atlas = &self.atlases[rng.random_range(0..self.atlases.len())];
             return Ok(atlas.draw(self.spacing_mm, self.crop, &self.varied, &mut rng));
         }
-        let patient = &self.real[rarity.draw_patient(self.real.len(), &mut rng)];
+        let patients: Vec<&RealPatient> = self.real.iter().flat_map(|source| &source.patients).collect();
+        let patient = patients[rarity.draw_patient(patients.len(), &mut rng)];
         let case = patient.read()?;
         Ok(draw_sample(&case, self.spacing_mm, self.crop, &self.augment, &mut rng))
     }
@@ -76,15 +161,20 @@ impl Patients {
     ///
     /// # Errors
     /// [`TrainError::BrokenPatients`] with all that cannot be used.
-    pub(super) fn check(&self, held_out: &[OpenKbpPatient]) -> Result<Rarity, TrainError> {
-        let read = |patient: &OpenKbpPatient| Ok(patient.read().map_err(|e| with_causes(&e))?.annotated);
-        let all: Vec<Result<OrganSet, String>> = self.real.par_iter().chain(held_out).map(read).collect();
+    pub(super) fn check(&self, sources: &Sources) -> Result<Rarity, TrainError> {
+        let trains = self.real.iter().flat_map(|source| &source.patients);
+        let held_out = sources.choosing.iter().chain(&sources.measuring);
+        let all: Vec<&RealPatient> = trains.chain(held_out).collect();
+        let read = |patient: &RealPatient| Ok(patient.read().map_err(|e| with_causes(&e))?.annotated);
+        let all: Vec<Result<OrganSet, String>> = all.into_par_iter().map(read).collect();
         let broken: Vec<String> = all.iter().filter_map(|found| found.clone().err()).collect();
         if !broken.is_empty() {
             return Err(TrainError::BrokenPatients { broken });
         }
-        let annotated: Vec<OrganSet> = all.into_iter().take(self.real.len()).flatten().collect();
-        Ok(Rarity::of(&annotated, self.rare_organs))
+        let of_patient = |source: &Source| vec![source.share / source.patients.len() as f64; source.patients.len()];
+        let shares: Vec<f64> = self.real.iter().flat_map(of_patient).collect();
+        let annotated: Vec<OrganSet> = all.into_iter().take(shares.len()).flatten().collect();
+        Ok(Rarity::of(&annotated, &shares, self.rare_organs))
     }
 
     /// Starts reading the samples of `steps`, several at a time.

@@ -3,8 +3,7 @@
 use std::fmt;
 
 use super::TrainError;
-use super::held_out::held_out_patients;
-use super::patients::most_samples;
+use super::patients::{Sources, most_samples};
 use super::run::{norms, patients};
 use crate::engine::graph::{Preset, Weights, training};
 use crate::settings::TrainRecipe;
@@ -35,9 +34,9 @@ pub struct Prospect {
 pub fn prospect(recipe: &TrainRecipe) -> Result<Prospect, TrainError> {
     let preset =
         Preset::named(&recipe.preset).ok_or_else(|| TrainError::Preset { name: recipe.preset.clone() })?;
-    let others = held_out_patients(recipe)?;
-    let patients = patients(recipe, &preset)?;
-    let rarity = patients.check(&others)?;
+    let sources = Sources::of(recipe)?;
+    let patients = patients(recipe, &preset, &sources)?;
+    let rarity = patients.check(&sources)?;
     let n_weights = Weights::start(&preset, recipe.seed).count();
     let mask_sides = largest_mask_box(recipe.heads.largest_mask_box, recipe.crop);
     // Weights, their mean, two moments and gradients.
@@ -45,8 +44,8 @@ pub fn prospect(recipe: &TrainRecipe) -> Result<Prospect, TrainError> {
     Ok(Prospect {
         preset: preset.name.clone(),
         n_weights,
-        n_real: patients.real.len(),
-        n_held_out: others.len(),
+        n_real: patients.real.iter().map(|source| source.patients.len()).sum(),
+        n_held_out: sources.choosing.len() + sources.measuring.len(),
         n_atlases: patients.atlases.len(),
         crop: recipe.crop,
         trunk_bytes: training::backbone_step(&preset, recipe.crop, norms(recipe)).peak_bytes,

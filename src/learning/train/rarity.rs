@@ -15,15 +15,15 @@ pub(super) struct Rarity {
     pub(super) counts: [usize; Organ::COUNT],
     /// Weight of each organ, 1 for the commonest; `None`: all alike.
     organs: Option<[f64; Organ::COUNT]>,
-    /// Running sums of the patients' weights.
+    /// Running sums of the patients' weights times their sources' shares.
     patients: Vec<f64>,
 }
 
 impl Rarity {
     /// From what each real patient annotates. An organ's weight is `(count of the commonest / its count) ^ strength`, at
     /// most [`MOST_OFTEN`]; one that nobody annotates counts like the rarest that somebody does. A patient weighs as much
-    /// as its rarest organ.
-    pub(super) fn of(annotated: &[OrganSet], strength: f64) -> Self {
+    /// as its rarest organ, times its share of its source.
+    pub(super) fn of(annotated: &[OrganSet], shares: &[f64], strength: f64) -> Self {
         let mut counts = [0_usize; Organ::COUNT];
         for organ in annotated.iter().flat_map(|set| set.iter()) {
             counts[organ.index()] += 1;
@@ -32,20 +32,19 @@ impl Rarity {
             counts.iter().copied().max().unwrap_or(0),
             counts.iter().copied().filter(|count| *count > 0).min().unwrap_or(1),
         );
-        if strength <= 0.0 || most == 0 {
-            return Self { counts, organs: None, patients: Vec::new() };
-        }
+        let organs_alike = strength <= 0.0 || most == 0;
         let weight = |count: usize| {
             let count = if count == 0 { least } else { count };
             (most as f64 / count as f64).powf(strength).min(MOST_OFTEN)
         };
-        let organs = counts.map(weight);
+        let organs = counts.map(|count| if organs_alike { 1.0 } else { weight(count) });
         let mut sum = 0.0;
-        let patients = annotated.iter().map(|set| {
-            sum += set.iter().map(|organ| organs[organ.index()]).fold(1.0, f64::max);
+        let patients = annotated.iter().zip(shares).map(|(set, share)| {
+            sum += share * set.iter().map(|organ| organs[organ.index()]).fold(1.0, f64::max);
             sum
         });
-        Self { counts, patients: patients.collect(), organs: Some(organs) }
+        let patients = patients.collect();
+        Self { counts, patients, organs: (!organs_alike).then_some(organs) }
     }
 
     /// The place of a patient among `n`.
@@ -110,7 +109,7 @@ mod tests {
 
     #[test]
     fn patients_of_rare_organs_come_up_more_often() {
-        let rarity = Rarity::of(&patients(), 1.0);
+        let rarity = Rarity::of(&patients(), &[1.0; 11], 1.0);
         assert_eq!((rarity.counts[Organ::Mandible.index()], rarity.counts[Organ::Larynx.index()]), (10, 4));
         assert!((rarity.times(Organ::Larynx) - 2.5).abs() < 1e-12);
         assert!(
@@ -128,19 +127,21 @@ mod tests {
 
     #[test]
     fn without_strength_all_are_alike() {
-        let rarity = Rarity::of(&patients(), 0.0);
-        let mut rng = Pcg64::seed_from_u64(3);
-        let mut other = Pcg64::seed_from_u64(3);
-        for _ in 0..20 {
-            assert_eq!(rarity.draw_patient(11, &mut rng), other.random_range(0..11));
-        }
+        let mut shares = [1.0; 11];
+        shares[2] = 4.0;
+        let rarity = Rarity::of(&patients(), &shares, 0.0);
         assert!((rarity.times(Organ::Larynx) - 1.0).abs() < 1e-12);
+        let mut rng = Pcg64::seed_from_u64(3);
+        let mut drawn = [0; 11];
+        (0..14_000).for_each(|_| drawn[rarity.draw_patient(11, &mut rng)] += 1);
+        assert!((3800..=4200).contains(&drawn[2]), "{drawn:?}");
+        assert!(drawn.iter().enumerate().all(|(i, n)| i == 2 || (880..=1120).contains(n)), "{drawn:?}");
     }
 
     /// One of two boxes: the larynx weighs 2.5 against the mandible's 1, so it stays 5 times in 7.
     #[test]
     fn boxes_of_rare_organs_stay_more_often() {
-        let rarity = Rarity::of(&patients(), 1.0);
+        let rarity = Rarity::of(&patients(), &[1.0; 11], 1.0);
         let mut rng = Pcg64::seed_from_u64(3);
         let mut larynx = 0;
         for _ in 0..7000 {

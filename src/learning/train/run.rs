@@ -10,16 +10,16 @@ use rand_pcg::Pcg64;
 use super::TrainError;
 use super::card::card;
 use super::checkpoint::{BEST, Checkpoint, CheckpointError, holds_a_run, keep_newest, sweep};
-use super::held_out::{HeldOut, held_out_patients};
+use super::held_out::HeldOut;
 use super::log::{RunLog, StepLine, ValidationLine};
 use super::losses::Losses;
-use super::patients::Patients;
+use super::patients::{Patients, Sources};
 use super::report;
 use super::step::{Plan, Trainer};
 use super::validation::Validation;
 use crate::engine::graph::{Adam, AdamRates, LossScale, Norms, Preset, Weights, training};
 use crate::engine::runtime::session::{Provider, Runtime, Session, SessionOptions};
-use crate::learning::dataset::{AugmentSettings, LabelAtlas, list_open_kbp};
+use crate::learning::dataset::{AugmentSettings, LabelAtlas};
 use crate::learning::model::{ModelRegistry, NewModel};
 use crate::settings::{NormStatistics, Precision, TrainRecipe};
 use crate::vocabulary::causes::with_causes;
@@ -117,10 +117,10 @@ pub fn train(
         Precision::Full => None,
         Precision::Mixed => begin.adam.loss_scale.or(Some(LossScale::START)),
     };
-    let others = held_out_patients(recipe)?;
-    let patients = patients(recipe, &preset)?;
-    let rarity = patients.check(&others)?;
-    let mut held_out = HeldOut::new(recipe, others, &preset, runtime, options.clone());
+    let sources = Sources::of(recipe)?;
+    let patients = patients(recipe, &preset, &sources)?;
+    let rarity = patients.check(&sources)?;
+    let mut held_out = HeldOut::new(recipe, sources, &preset, runtime, options.clone());
     let first = begin.step;
     let last_step = until.map_or(recipe.steps, |until| until.min(recipe.steps));
     let mut log = RunLog::go_on(&recipe.output, first).map_err(TrainError::Log)?;
@@ -220,7 +220,7 @@ pub fn train(
     let Some(validation) = held_out.measure_chosen(chosen.shipped(), stop, report)? else {
         return Ok(outcome(None, chosen.validation));
     };
-    let card = card(recipe, &chosen, held_out.n_measuring(), &validation);
+    let card = card(recipe, &held_out.notices, &chosen, held_out.counts(), &validation);
     let model = recipe.output.join("model");
     NewModel::from_weights(&recipe.name, chosen.shipped(), chosen.step, card)
         .store(&model)
@@ -400,19 +400,19 @@ fn learning_rate(recipe: &TrainRecipe, step: u64) -> f64 {
     optimizer.learning_rate * rise * (LOWEST + (1.0 - LOWEST) * (1.0 + cosine) / 2.0)
 }
 
-pub(super) fn patients(recipe: &TrainRecipe, preset: &Preset) -> Result<Patients, TrainError> {
+pub(super) fn patients(
+    recipe: &TrainRecipe,
+    preset: &Preset,
+    real: &Sources,
+) -> Result<Patients, TrainError> {
     let sources = &recipe.sources;
-    let real = match &sources.open_kbp_train {
-        Some(part) if sources.open_kbp_share > 0.0 => list_open_kbp(part).map_err(TrainError::Dataset)?,
-        _ => Vec::new(),
-    };
     let atlases = if sources.atlas_share > 0.0 { sources.atlases.as_slice() } else { &[] };
     let atlases = atlases.iter().map(|folder| LabelAtlas::read(folder)).collect::<Result<Vec<_>, _>>();
     let a = &recipe.augment;
     Ok(Patients {
-        real,
+        real: real.training.clone(),
         atlases: atlases.map_err(TrainError::Dataset)?,
-        synthetic: sources.atlas_share / (sources.atlas_share + sources.open_kbp_share),
+        synthetic: sources.atlas_share / (sources.atlas_share + real.share()),
         spacing_mm: preset.spacing_mm,
         crop: recipe.crop,
         augment: AugmentSettings {

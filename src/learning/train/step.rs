@@ -114,7 +114,7 @@ impl Trainer {
             crop,
             weights,
             adam,
-            rarity: Rarity::of(&[], 0.0),
+            rarity: Rarity::of(&[], &[], 0.0),
             shapes,
             forward,
             backbone,

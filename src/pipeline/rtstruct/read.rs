@@ -32,6 +32,8 @@ pub struct ReadRoi {
 /// Somebody's structure set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReadStructureSet {
+    /// Structure Set Label; empty where it has none.
+    pub label: String,
     /// ROIs in file order, those without contours too.
     pub rois: Vec<ReadRoi>,
     /// Frames of reference named anywhere.
@@ -64,6 +66,7 @@ pub fn read(path: &Path) -> Result<ReadStructureSet, RtstructError> {
     }
     let attribute = |source| RtstructError::Attribute { path: path.to_owned(), source };
     let mut set = ReadStructureSet {
+        label: top.optional_text(tags::STRUCTURE_SET_LABEL).unwrap_or_default(),
         rois: Vec::new(),
         frame_of_reference_uids: BTreeSet::new(),
         series_uids: BTreeSet::new(),

@@ -11,8 +11,8 @@ use super::patient_and_study::patient_and_study;
 use super::regular::arrange;
 use super::slice::{Found, Plane, read};
 use super::{CtSeries, CtSlice};
-use crate::vocabulary::dicom::SeriesInstanceUid;
 use crate::vocabulary::dicom::instance::{InstanceLimits, read_instance};
+use crate::vocabulary::dicom::{FrameOfReferenceUid, SeriesInstanceUid};
 
 /// Most files that are looked at. The longest CT series have a few thousand slices.
 const MOST_FILES: usize = 50_000;
@@ -58,7 +58,15 @@ impl FoundSeries {
     /// # Errors
     /// [`SeriesError::Instance`] when one of them is DICOM but damaged.
     pub fn among(paths: &[PathBuf]) -> Result<Self, SeriesError> {
+        let (found, mut damaged) = Self::among_with_damaged(paths);
+        if damaged.is_empty() { Ok(found) } else { Err(damaged.swap_remove(0).1) }
+    }
+
+    /// Looks through files; also gives those that are DICOM but damaged, in order of path.
+    #[must_use]
+    pub fn among_with_damaged(paths: &[PathBuf]) -> (Self, Vec<(PathBuf, SeriesError)>) {
         let limits = InstanceLimits::default();
+        let mut damaged = Vec::new();
         let read: Vec<_> = paths.par_iter().map(|path| read(path, limits)).collect();
         let mut aside = Vec::new();
         let mut series: BTreeMap<String, CandidateSeries> = BTreeMap::new();
@@ -79,11 +87,12 @@ impl FoundSeries {
                     }
                 }
                 Err(source) => {
-                    return Err(SeriesError::Instance { path: path.clone(), source: Box::new(source) });
+                    let error = SeriesError::Instance { path: path.clone(), source: Box::new(source) };
+                    damaged.push((path.clone(), error));
                 }
             }
         }
-        Ok(Self { series: series.into_values().collect(), aside, n_files: paths.len() })
+        (Self { series: series.into_values().collect(), aside, n_files: paths.len() }, damaged)
     }
 
     /// The series, if it is the only one.
@@ -118,6 +127,12 @@ impl FoundSeries {
 }
 
 impl CandidateSeries {
+    /// Frame of Reference UID of its first sound slice.
+    #[must_use]
+    pub fn frame_of_reference_uid(&self) -> Option<&FrameOfReferenceUid> {
+        self.planes.first().map(|plane| &plane.frame_of_reference)
+    }
+
     /// Sorts and checks the slices.
     ///
     /// # Errors
