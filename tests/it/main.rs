@@ -15,6 +15,7 @@ mod cli;
 mod delivery;
 mod demo;
 mod ingest;
+mod peers_evaluate;
 mod phantom;
 mod real_peers;
 mod series;
