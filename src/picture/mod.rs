@@ -104,6 +104,8 @@ pub fn sheet(
 const CLOSEUP_PIXELS: f64 = 260.0;
 /// Room round the structure in a close-up, mm.
 const CLOSEUP_MARGIN_MM: f64 = 16.0;
+/// Shortest side of a view in a close-up, mm.
+const CLOSEUP_LEAST_MM: f64 = 80.0;
 
 /// A PNG: an axial, a coronal and a sagittal view round one structure and its truth, where the two differ most.
 ///
@@ -111,9 +113,14 @@ const CLOSEUP_MARGIN_MM: f64 = 16.0;
 /// [`PictureError`].
 pub fn closeup(volume: &HuVolume, outline: &Outline) -> Result<Vec<u8>, PictureError> {
     let whole = extent(volume, outline).ok_or(PictureError::Empty)?;
-    let shown = whole.map(|[low, high]| [low - CLOSEUP_MARGIN_MM, high + CLOSEUP_MARGIN_MM]);
-    let longest = shown.iter().map(|[low, high]| high - low).fold(0.0, f64::max);
-    let mm_per_pixel = longest / CLOSEUP_PIXELS;
+    let longest = whole.iter().map(|[low, high]| high - low).fold(0.0, f64::max) + 2.0 * CLOSEUP_MARGIN_MM;
+    // A thin structure gets room beside it, so that a person sees where it is and the labels fit.
+    let least = CLOSEUP_LEAST_MM.max(0.55 * longest);
+    let shown = whole.map(|[low, high]| {
+        let (middle, half) = ((low + high) / 2.0, ((high - low) / 2.0 + CLOSEUP_MARGIN_MM).max(least / 2.0));
+        [middle - half, middle + half]
+    });
+    let mm_per_pixel = longest.max(least) / CLOSEUP_PIXELS;
     let [x, y, z] = most_different(volume, outline).ok_or(PictureError::Empty)?;
     let views = [
         View::axial(z, shown, mm_per_pixel),

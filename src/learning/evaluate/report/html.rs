@@ -13,10 +13,10 @@ const COLUMNS: [(Measure, &str); 7] = [
     (Measure::Dice, "DSC"),
     (Measure::SurfaceDice2, "surface DSC<br><small>at 2 mm</small>"),
     (Measure::Hd95, "95 % HD<br><small>mm</small>"),
-    (Measure::OutlineHd95, "95 % HD, outlines<br><small>mm</small>"),
-    (Measure::MeanDistance, "mean distance<br><small>mm</small>"),
+    (Measure::OutlineHd95, "95 % HD<br><small>outlines, mm</small>"),
+    (Measure::MeanDistance, "distance<br><small>mean, mm</small>"),
     (Measure::AddedPath, "added path<br><small>mm</small>"),
-    (Measure::VolumeDifference, "volume difference<br><small>part of the truth</small>"),
+    (Measure::VolumeDifference, "volume<br><small>difference, part</small>"),
 ];
 
 /// A DSC below this is marked: nothing that a person would correct instead of drawing anew.
@@ -140,13 +140,15 @@ fn organ_table(evaluation: &Evaluation, summaries: &BTreeMap<Organ, Summary>) ->
     let unmeasured: Vec<String> = evaluation
         .not_measured()
         .into_iter()
-        .map(|organ| format!("{} in {}", organ.paper_name(), evaluation.n_drawn(organ)))
+        .map(|organ| (organ, evaluation.n_drawn(organ)))
+        .filter(|(_, n)| *n > 0)
+        .map(|(organ, n)| format!("{} in {n}", organ.paper_name()))
         .collect();
     let unmeasured = if unmeasured.is_empty() {
         String::new()
     } else {
         format!(
-            "<p class=\"soft\">Drawn of {n_scans} scans without a truth to compare with: {}.</p>",
+            "<p class=\"soft\">Drawn without a truth to compare with, of {n_scans} scans: {}.</p>",
             unmeasured.join(", ")
         )
     };
