@@ -34,7 +34,7 @@ pub enum Command {
     Segment(SegmentArgs),
     /// Masks to a structure set, or a structure set to masks.
     Convert(ConvertArgs),
-    /// Two structure sets or mask files, organ by organ.
+    /// Two structure sets or mask files, organ by organ: DSC, surface DSC, 95 % HD, added path length, volumes.
     Compare(CompareArgs),
     /// Cases to train and measure on: import, list, look, check, split, export.
     Dataset(DatasetArgs),
@@ -44,7 +44,7 @@ pub enum Command {
     /// the end, the model. Ctrl-C and SIGTERM stop it after the step with a checkpoint, exit codes 130 and 143; --resume
     /// goes on to the same numbers.
     Train(TrainArgs),
-    /// A model on held-out cases: DSC and 95 % HD per organ.
+    /// A model on held-out cases: DSC, surface DSC, 95 % HD and more per organ, as a page with pictures.
     Evaluate(EvaluateArgs),
     /// A CT series with exactly known structure set.
     Phantom(PhantomArgs),
@@ -350,6 +350,10 @@ pub struct EvaluateArgs {
     /// Machine-readable output.
     #[arg(long)]
     pub json: bool,
+    /// Write a page with tables, box plots and the worst cases, and the same as CSV and JSON: into a folder, or beside
+    /// each other where the name ends in .html.
+    #[arg(long, value_name = "DIR|FILE.html")]
+    pub report: Option<PathBuf>,
 }
 
 /// `oarlock phantom`.

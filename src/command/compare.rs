@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
+use rayon::prelude::*;
 use serde_json::json;
 
-use super::comparison_table::{comparison_json, comparison_lines};
+use super::comparison_table::comparison_lines;
 use super::convert::masks_of_structure_set;
 use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::CompareArgs;
 use crate::convert::{NamedMask, read_masks};
+use crate::learning::evaluate::report::comparison_json;
 use crate::learning::evaluate::{Comparison, compare};
 use crate::pipeline::series::CtSeries;
 use crate::settings::StructureTemplate;
@@ -22,7 +24,7 @@ pub(super) fn run(args: CompareArgs, _runtime: &RuntimeChoice) -> CommandResult 
     let (a, b) = (read(&args.a, &series)?, read(&args.b, &series)?);
     let (pairs, alone) = pair(&a, &b, &template);
     let compared: Vec<(String, Comparison)> =
-        pairs.into_iter().map(|(name, a, b)| (name, compare(&a.mask, &b.mask, &series.grid))).collect();
+        pairs.into_par_iter().map(|(name, a, b)| (name, compare(&a.mask, &b.mask, &series.grid))).collect();
     if compared.is_empty() {
         let names = |masks: &[NamedMask]| masks.iter().map(|m| m.name.clone()).collect::<Vec<_>>().join(", ");
         return Err(format!("no structure is in both: A has {}; B has {}", names(&a), names(&b)).into());

@@ -1,22 +1,30 @@
 //! `oarlock evaluate`.
 
 use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::Path;
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
+use rayon::prelude::*;
 
-use super::comparison_table::{comparison_json, number, summary_json, summary_lines};
+use super::comparison_table::{number, summary_lines};
 use super::contouring::load_model;
-use super::{CommandResult, RuntimeChoice, say};
+use super::{CommandResult, RuntimeChoice, say, tell};
 use crate::cli::{EvaluateArgs, SplitArg};
-use crate::learning::dataset::Part;
+use crate::learning::dataset::{Doubt, OrganSet, Part};
+use crate::learning::evaluate::report::{EvaluatedCase, Evaluation, WorstPicture};
 use crate::learning::evaluate::{Comparison, HeldOut, Spread, Summary, TruthCase, compare};
+use crate::picture::{Outline, closeup};
 use crate::pipeline::contours::{TraceOptions, fill};
 use crate::pipeline::{ContouringModel, find_organs, rtstruct};
+use crate::service::mint::Mint;
 use crate::settings::StructureTemplate;
 use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::organ::Organ;
+use crate::vocabulary::space::RegionMask;
+
+type Failure = Box<dyn Error + Send + Sync>;
 
 /// Runs the command.
 pub(super) fn run(args: EvaluateArgs, runtime: &RuntimeChoice) -> CommandResult {
@@ -37,87 +45,161 @@ pub(super) fn run(args: EvaluateArgs, runtime: &RuntimeChoice) -> CommandResult 
     }
     let mut model = load_model(runtime, &args.model)?;
     let bar = bar(cases.len());
-    let mut by_organ: BTreeMap<Organ, Vec<Comparison>> = BTreeMap::new();
-    let mut by_case = Vec::new();
-    let mut left_out = Vec::new();
-    let mut n_failed = 0;
+    let mut worst = args.report.as_ref().map(|_| WorstCases::new(&template));
+    let mut evaluated = Vec::new();
     for case in &cases {
-        let name = case.name();
-        bar.set_message(name.clone());
-        let truth = case.read(&template, args.as_drawn);
-        let doubted = truth.iter().flat_map(|truth| truth.set_aside.iter());
-        let doubted: Vec<String> = doubted
-            .map(|(organ, doubt)| format!("{name}: {} left out: {doubt}", organ.paper_name()))
-            .collect();
-        let compared = truth.and_then(|truth| compare_case(&mut model, &truth));
-        let line = match &compared {
-            Ok(found) => {
-                let dice: Vec<f64> = found.values().filter_map(|c| c.dice).collect();
-                format!(
-                    "{name}: mean DSC {} over {} organs",
-                    number(Spread::of(&dice).map(|s| s.mean), 3),
-                    found.len()
-                )
-            }
-            Err(error) => {
-                n_failed += 1;
-                format!("{name}: not evaluated: {}", with_causes(error.as_ref()))
-            }
-        };
-        for line in doubted.iter().chain([&line]) {
+        bar.set_message(case.name());
+        let found = evaluate_case(case, &mut model, &template, args.as_drawn, worst.as_mut());
+        for line in lines_of(&found) {
             if bar.is_hidden() && !args.json {
                 say(line);
             } else {
                 bar.println(line);
             }
         }
-        left_out.extend(doubted);
-        for (organ, comparison) in compared.iter().flatten() {
-            by_organ.entry(*organ).or_default().push(*comparison);
-        }
-        by_case.push((name, compared.map_err(|error| error.to_string())));
+        evaluated.push(found);
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let name_of = |organ: &Organ| template.entry(*organ).roi_name.clone();
-    let summaries: Vec<(String, Summary)> =
-        by_organ.iter().map(|(organ, comparisons)| (name_of(organ), Summary::of(comparisons))).collect();
+    let evaluation = Evaluation {
+        model: model.name.clone(),
+        fingerprint: model.fingerprint.clone(),
+        provider: model.network.provider().to_string(),
+        data: name_of(&args.data),
+        made: now(),
+        cases: evaluated,
+    };
     if args.json {
-        let organs: BTreeMap<_, _> = summaries.iter().map(|(name, s)| (name, summary_json(s))).collect();
-        let cases: BTreeMap<_, _> = by_case
-            .iter()
-            .map(|(name, compared)| match compared {
-                Ok(found) => {
-                    let of: BTreeMap<_, _> =
-                        found.iter().map(|(o, c)| (name_of(o), comparison_json(c))).collect();
-                    (name, json!(of))
-                }
-                Err(error) => (name, json!({ "error": error })),
-            })
-            .collect();
-        let provider = model.network.provider().to_string();
-        let report = json!({ "model": model.name, "fingerprint": model.fingerprint, "provider": provider, "organs": organs, "cases": cases, "left_out": left_out });
-        say(serde_json::to_string_pretty(&report)?);
+        say(serde_json::to_string_pretty(&evaluation.json(&template))?);
     } else {
-        say(format_args!("model {} ({}) on {}", model.name, model.fingerprint, model.network.provider()));
-        summary_lines(&summaries).iter().for_each(say);
+        say(format_args!("model {} ({}) on {}", model.name, model.fingerprint, evaluation.provider));
+        let summaries: Vec<(String, Summary)> = evaluation
+            .summaries()
+            .into_iter()
+            .map(|(organ, summary)| (template.entry(organ).roi_name.clone(), summary))
+            .collect();
+        summary_lines(&summaries, &evaluation.organs_by_case()).iter().for_each(say);
     }
-    Ok(if n_failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if let (Some(place), Some(worst)) = (&args.report, worst) {
+        for path in evaluation.write(place, &template, &worst.pictures)? {
+            tell(format_args!("written {}", path.display()));
+        }
+    }
+    let failed = evaluation.cases.iter().any(|case| case.error.is_some());
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The whole chain but for DICOM: contours of every annotated organ, filled on the CT's grid, against the truth.
-fn compare_case(
+/// The last part of the folder's name, wherever it lies.
+fn name_of(folder: &Path) -> String {
+    let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    whole.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned()
+}
+
+fn now() -> String {
+    let form = time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]");
+    Mint::from_world().now().format(form).unwrap_or_default()
+}
+
+fn evaluate_case(
+    case: &HeldOut,
     model: &mut ContouringModel,
-    case: &TruthCase,
-) -> Result<BTreeMap<Organ, Comparison>, Box<dyn std::error::Error + Send + Sync>> {
+    template: &StructureTemplate,
+    as_drawn: bool,
+    worst: Option<&mut WorstCases<'_>>,
+) -> EvaluatedCase {
+    let read = case.read(template, as_drawn);
+    let result = read.and_then(|truth| {
+        let measured = measure(&case.name(), &truth, model)?;
+        if let Some(worst) = worst {
+            worst.look(&case.name(), &truth, measured.compared)?;
+        }
+        Ok(measured.case)
+    });
+    result.unwrap_or_else(|error| EvaluatedCase {
+        name: case.name(),
+        error: Some(with_causes(error.as_ref())),
+        ..EvaluatedCase::default()
+    })
+}
+
+/// A case with the masks that its pictures need.
+struct Measured {
+    case: EvaluatedCase,
+    compared: Vec<(Organ, Comparison, RegionMask)>,
+}
+
+/// The whole chain but for DICOM: contours of every organ, filled on the CT's grid, against the truth.
+fn measure(name: &str, case: &TruthCase, model: &mut ContouringModel) -> Result<Measured, Failure> {
     let organs = find_organs(&case.volume, &mut model.network, TraceOptions::DELIVERED)?;
     let grid = &case.volume.grid;
-    let compared = organs.iter().filter_map(|found| {
-        let truth = case.truth.get(&found.organ)?;
-        let predicted = fill(&found.contours, grid, rtstruct::FILL_RULE);
-        Some((found.organ, compare(truth, &predicted, grid)))
-    });
-    Ok(compared.collect())
+    let found = organs.iter().filter(|found| !found.contours.contours.is_empty());
+    let drawn = found.fold(OrganSet::EMPTY, |all, found| all.union(OrganSet::of(found.organ)));
+    let compared: Vec<(Organ, Comparison, RegionMask)> = organs
+        .par_iter()
+        .filter_map(|found| {
+            let truth = case.truth.get(&found.organ)?;
+            let predicted = fill(&found.contours, grid, rtstruct::FILL_RULE);
+            Some((found.organ, compare(truth, &predicted, grid), predicted))
+        })
+        .collect();
+    let left_out = |(organ, doubt): &(Organ, Doubt)| format!("{} left out: {doubt}", organ.paper_name());
+    let case = EvaluatedCase {
+        name: name.to_owned(),
+        organs: compared.iter().map(|(organ, comparison, _)| (*organ, *comparison)).collect(),
+        drawn,
+        left_out: case.set_aside.iter().map(left_out).collect(),
+        error: None,
+    };
+    Ok(Measured { case, compared })
+}
+
+/// What is said when a case is done.
+fn lines_of(case: &EvaluatedCase) -> Vec<String> {
+    let name = &case.name;
+    let dice: Vec<f64> = case.organs.values().filter_map(|c| c.dice).collect();
+    let mean = number(Spread::of(&dice).map(|s| s.mean), 3);
+    let result = match &case.error {
+        None => format!("{name}: mean DSC {mean} over {} organs", case.organs.len()),
+        Some(error) => format!("{name}: not evaluated: {error}"),
+    };
+    case.left_out.iter().map(|line| format!("{name}: {line}")).chain([result]).collect()
+}
+
+/// A picture of the worst case of each organ so far, drawn while its scan is at hand.
+struct WorstCases<'t> {
+    template: &'t StructureTemplate,
+    pictures: BTreeMap<Organ, WorstPicture>,
+}
+
+impl<'t> WorstCases<'t> {
+    fn new(template: &'t StructureTemplate) -> Self {
+        Self { template, pictures: BTreeMap::new() }
+    }
+
+    fn look(
+        &mut self,
+        name: &str,
+        case: &TruthCase,
+        compared: Vec<(Organ, Comparison, RegionMask)>,
+    ) -> Result<(), Failure> {
+        for (organ, comparison, predicted) in compared {
+            let so_far = self.pictures.get(&organ).and_then(|picture| picture.comparison.dice);
+            let Some(dice) = comparison.dice else { continue };
+            if so_far.is_some_and(|so_far| so_far <= dice) {
+                continue;
+            }
+            let entry = self.template.entry(organ);
+            let outline = Outline {
+                legend: entry.roi_name.clone(),
+                color: entry.color,
+                mask: predicted,
+                truth: case.truth.get(&organ).cloned(),
+            };
+            let png = closeup(&case.volume, &outline)?;
+            self.pictures.insert(organ, WorstPicture { case: name.to_owned(), comparison, png });
+        }
+        Ok(())
+    }
 }
 
 fn bar(n_cases: usize) -> ProgressBar {

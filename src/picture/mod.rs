@@ -6,6 +6,8 @@
 mod canvas;
 mod view;
 
+use std::collections::BTreeMap;
+
 use canvas::Canvas;
 use view::{View, draw};
 
@@ -96,6 +98,68 @@ pub fn sheet(
     }
     legend(&mut canvas, 3 * (cell + GAP) + GAP, top, outlines, notes);
     Ok(canvas.png()?)
+}
+
+/// Most pixels of a close-up's view on its longer side.
+const CLOSEUP_PIXELS: f64 = 260.0;
+/// Room round the structure in a close-up, mm.
+const CLOSEUP_MARGIN_MM: f64 = 16.0;
+/// Shortest side of a view in a close-up, mm.
+const CLOSEUP_LEAST_MM: f64 = 80.0;
+
+/// A PNG: an axial, a coronal and a sagittal view round one structure and its truth, where the two differ most.
+///
+/// # Errors
+/// [`PictureError`].
+pub fn closeup(volume: &HuVolume, outline: &Outline) -> Result<Vec<u8>, PictureError> {
+    let whole = extent(volume, outline).ok_or(PictureError::Empty)?;
+    let longest = whole.iter().map(|[low, high]| high - low).fold(0.0, f64::max) + 2.0 * CLOSEUP_MARGIN_MM;
+    // A thin structure gets room beside it, so that a person sees where it is and the labels fit.
+    let least = CLOSEUP_LEAST_MM.max(0.55 * longest);
+    let shown = whole.map(|[low, high]| {
+        let (middle, half) = ((low + high) / 2.0, ((high - low) / 2.0 + CLOSEUP_MARGIN_MM).max(least / 2.0));
+        [middle - half, middle + half]
+    });
+    let mm_per_pixel = longest.max(least) / CLOSEUP_PIXELS;
+    let [x, y, z] = most_different(volume, outline).ok_or(PictureError::Empty)?;
+    let views = [
+        View::axial(z, shown, mm_per_pixel),
+        View::coronal(y, shown, mm_per_pixel),
+        View::sagittal(x, shown, mm_per_pixel),
+    ];
+    let width = views.iter().map(|view| view.width).sum::<usize>() + 2 * GAP;
+    let mut canvas = Canvas::new(width, views.iter().map(|view| view.height).max().unwrap_or(1));
+    let mut left = 0;
+    for view in &views {
+        draw(&mut canvas, [left, 0], view, volume, std::slice::from_ref(outline));
+        left += view.width + GAP;
+    }
+    Ok(canvas.png()?)
+}
+
+/// Along each patient axis `[x, y, z]` the 2 mm in which most voxels are in one mask only; where none are, the
+/// structure is thickest there.
+fn most_different(volume: &HuVolume, outline: &Outline) -> Option<[f64; 3]> {
+    const BIN_MM: f64 = 2.0;
+    let truth = outline.truth.as_ref().unwrap_or(&outline.mask);
+    let mut counts: [BTreeMap<i64, (usize, usize)>; 3] = Default::default();
+    for (mask, other) in [(&outline.mask, truth), (truth, &outline.mask)] {
+        for ((z, y, x), _) in mask.voxels.indexed_iter().filter(|(_, inside)| **inside) {
+            let [z, y, x] = [z + mask.region.start[0], y + mask.region.start[1], x + mask.region.start[2]];
+            let differs = usize::from(!other.contains([z, y, x]));
+            let p = volume.grid.patient_from_voxel(VoxelPoint { z: z as f64, y: y as f64, x: x as f64 });
+            for (bins, mm) in counts.iter_mut().zip([p.x, p.y, p.z]) {
+                #[expect(clippy::cast_possible_truncation, reason = "a place in a patient, in bins of 2 mm")]
+                let bin = bins.entry((mm / BIN_MM).round() as i64).or_default();
+                *bin = (bin.0 + differs, bin.1 + 1);
+            }
+        }
+    }
+    let fullest = |bins: &BTreeMap<i64, (usize, usize)>| {
+        bins.iter().max_by_key(|(_, count)| **count).map(|(bin, _)| *bin as f64 * BIN_MM)
+    };
+    let [x, y, z] = counts.each_ref().map(fullest);
+    Some([x?, y?, z?])
 }
 
 fn legend(canvas: &mut Canvas, x: usize, top: usize, outlines: &[Outline], notes: &[String]) {
@@ -198,6 +262,30 @@ mod tests {
         };
         let (red, green) = (mean([255, 0, 0]), mean([0, 255, 0]));
         assert!(red[0] > green[0] + 100.0 && red[1] < green[1] - 50.0, "{red:?} {green:?}");
+    }
+
+    /// Truth and mask share a column of voxels; the mask has a plate at one height more, where the axial view must cut.
+    #[test]
+    fn a_closeup_cuts_where_the_masks_differ() {
+        let grid = Grid::axial([20, 24, 28], [3.0, 2.0, 2.0], PatientPoint::lps_mm(0.0, 0.0, 100.0)).unwrap();
+        let column = |z: usize, y: usize, x: usize| (2..18).contains(&z) && y == 12 && x == 14;
+        let plate = |z: usize, y: usize, x: usize| z == 15 && (8..12).contains(&y) && (5..14).contains(&x);
+        let mask = |inside: &dyn Fn(usize, usize, usize) -> bool| {
+            RegionMask::from_whole(Array3::from_shape_fn([20, 24, 28], |(z, y, x)| inside(z, y, x)).view())
+        };
+        let volume = HuVolume { hu: Array3::from_elem([20, 24, 28], 40), grid };
+        let outline = Outline {
+            legend: String::new(),
+            color: [255, 0, 0],
+            mask: mask(&|z, y, x| column(z, y, x) || plate(z, y, x)),
+            truth: Some(mask(&column)),
+        };
+        let [_, y, z] = most_different(&volume, &outline).unwrap();
+        assert!((z - 145.0).abs() <= 1.0 && (16.0..=22.0).contains(&y), "{y} {z}");
+        let png = closeup(&volume, &outline).unwrap();
+        assert!(png.starts_with(b"\x89PNG"));
+        let empty = Outline { mask: mask(&|_, _, _| false), truth: None, ..outline };
+        assert!(matches!(closeup(&volume, &empty), Err(PictureError::Empty)));
     }
 
     #[test]

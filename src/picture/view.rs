@@ -172,11 +172,7 @@ fn edge(view: &View, volume: &HuVolume, mask: &RegionMask) -> Vec<[usize; 2]> {
         return Vec::new();
     }
     let inside = Array2::from_shape_fn((view.height, view.width), |(row, column)| {
-        nearest(volume, view.point(column, row)).is_some_and(|voxel| {
-            let local =
-                std::array::from_fn::<usize, 3, _>(|axis| voxel[axis].wrapping_sub(mask.region.start[axis]));
-            mask.voxels.get(local).copied().unwrap_or(false)
-        })
+        nearest(volume, view.point(column, row)).is_some_and(|voxel| mask.contains(voxel))
     });
     let is_edge = |row: usize, column: usize| {
         let sides = |at: usize| [at.wrapping_sub(1), at, at + 1];

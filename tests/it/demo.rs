@@ -42,7 +42,22 @@ fn the_demo_contours_a_phantom_and_delivers_it() {
     for organ in ["Bone_Mandible", "Brainstem", "Larynx", "Lobe_Temporal_L", "Lobe_Temporal_R", "Parotid_L"] {
         let dice = report["rois"][organ]["dice"].as_f64();
         assert!(dice.is_some_and(|dice| dice > 0.4), "{organ}: {dice:?} in {report:#}");
+        let surface = report["rois"][organ]["surface_dice"]["3_mm"].as_f64();
+        assert!(surface.is_some_and(|surface| surface > 0.3), "{organ}: {surface:?} in {report:#}");
     }
+
+    let page = folder.path().join("evaluation/report.html");
+    let evaluated = oarlock(&["evaluate"], &[("--data", &phantom), ("--report", &page)]);
+    assert!(evaluated.status.success(), "{}", text(&evaluated));
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(html.matches("data:image/png;base64").count() > 20, "{}", text(&evaluated));
+    let record = std::fs::read(page.with_extension("json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    // Points in a structure set are rounded, so a voxel on the edge may change sides on the way.
+    let [evaluated, compared] =
+        [&record["organs"]["Bone_Mandible"]["dice"]["mean"], &report["rois"]["Bone_Mandible"]["dice"]]
+            .map(|dice| dice.as_f64().unwrap());
+    assert!((evaluated - compared).abs() < 2e-3, "evaluate {evaluated}, compare {compared}");
 }
 
 #[test]

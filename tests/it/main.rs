@@ -16,6 +16,7 @@ mod dataset;
 mod delivery;
 mod demo;
 mod ingest;
+mod peers_evaluate;
 mod phantom;
 mod published;
 mod real_peers;

@@ -44,6 +44,14 @@ impl RegionMask {
         whole
     }
 
+    /// Whether a voxel of the grid is in the mask.
+    #[must_use]
+    pub fn contains(&self, voxel: [usize; 3]) -> bool {
+        let local =
+            std::array::from_fn::<usize, 3, _>(|axis| voxel[axis].wrapping_sub(self.region.start[axis]));
+        self.voxels.get(local).copied().unwrap_or(false)
+    }
+
     /// Number of voxels in the mask.
     #[must_use]
     pub fn n_voxels(&self) -> usize {
@@ -64,6 +72,7 @@ mod tests {
         let mask = RegionMask::from_whole(whole.view());
         assert_eq!(mask.region, VoxelBox { start: [1, 2, 3], end: [4, 7, 5] });
         assert_eq!(mask.to_whole([5, 7, 11]), whole);
+        assert!(mask.contains([3, 6, 4]) && !mask.contains([3, 6, 3]) && !mask.contains([0, 2, 3]));
         assert_eq!(RegionMask::from_whole(Array3::from_elem([2, 3, 4], false).view()).n_voxels(), 0);
     }
 }
