@@ -7,13 +7,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::comparison_table::{comparison_json, number, summary_json, summary_lines};
-use super::contouring::load_model;
+use super::contouring::{load_model, practice};
 use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::EvaluateArgs;
-use crate::learning::evaluate::{Comparison, HeldOut, Spread, Summary, TruthCase, compare};
+use crate::learning::evaluate::{
+    Comparison, DoubtReport, HeldOut, Judged, Spread, Summary, TruthCase, calibrate, compare,
+};
+use crate::pipeline::delivery::replace;
 use crate::pipeline::contours::{TraceOptions, fill};
 use crate::pipeline::{ContouringModel, find_organs, rtstruct};
-use crate::settings::StructureTemplate;
+use crate::settings::{StructureTemplate, text_of_calibration};
 use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::organ::Organ;
 
@@ -29,6 +32,9 @@ pub(super) fn run(args: EvaluateArgs, runtime: &RuntimeChoice) -> CommandResult 
         );
     }
     let mut model = load_model(runtime, &args.model)?;
+    (model.anatomy, model.not_found) = practice(&args.anatomy)?;
+    model.anatomy.mirror |= args.calibrate.is_some();
+    let mut judged: Vec<Judged> = Vec::new();
     let bar = bar(cases.len());
     let mut by_organ: BTreeMap<Organ, Vec<Comparison>> = BTreeMap::new();
     let mut by_case = Vec::new();
@@ -42,12 +48,19 @@ pub(super) fn run(args: EvaluateArgs, runtime: &RuntimeChoice) -> CommandResult 
         let doubted: Vec<String> = doubted
             .map(|(organ, doubt)| format!("{name}: {} left out: {doubt}", organ.paper_name()))
             .collect();
-        let compared = truth.and_then(|truth| compare_case(&mut model, &truth));
+        let n_before = judged.len();
+        let compared = truth.and_then(|truth| compare_case(&mut model, &truth, &mut judged));
+        let check: Vec<&str> = judged[n_before..]
+            .iter()
+            .filter(|one| one.needs_a_look)
+            .map(|one| template.entry(one.organ).roi_name.as_str())
+            .collect();
         let line = match &compared {
             Ok(found) => {
                 let dice: Vec<f64> = found.values().filter_map(|c| c.dice).collect();
+                let check = if check.is_empty() { "-".to_owned() } else { check.join(", ") };
                 format!(
-                    "{name}: mean DSC {} over {} organs",
+                    "{name}: mean DSC {} over {} organs; to check: {check}",
                     number(Spread::of(&dice).map(|s| s.mean), 3),
                     found.len()
                 )
@@ -89,11 +102,23 @@ pub(super) fn run(args: EvaluateArgs, runtime: &RuntimeChoice) -> CommandResult 
             })
             .collect();
         let provider = model.network.provider().to_string();
-        let report = json!({ "model": model.name, "fingerprint": model.fingerprint, "provider": provider, "organs": organs, "cases": cases, "left_out": left_out });
+        let doubt = DoubtReport::of(&judged).map(|report| doubt_json(&report));
+        let report = json!({ "doubt": doubt, "model": model.name, "fingerprint": model.fingerprint, "provider": provider, "organs": organs, "cases": cases, "left_out": left_out });
         say(serde_json::to_string_pretty(&report)?);
     } else {
         say(format_args!("model {} ({}) on {}", model.name, model.fingerprint, model.network.provider()));
         summary_lines(&summaries).iter().for_each(say);
+        DoubtReport::of(&judged).iter().flat_map(DoubtReport::lines).for_each(say);
+    }
+    if let Some(path) = &args.calibrate {
+        let calibration = calibrate(&judged, &model.name, &model.fingerprint, cases.len() - n_failed)?;
+        replace(path, text_of_calibration(&calibration, path)?.as_bytes())?;
+        super::tell(format_args!(
+            "calibration of {} contours written to {}; beside the model's graphs, as {}.doubt.yaml, it is used",
+            calibration.n_rows,
+            path.display(),
+            model.name
+        ));
     }
     Ok(if n_failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -102,15 +127,38 @@ pub(super) fn run(args: EvaluateArgs, runtime: &RuntimeChoice) -> CommandResult 
 fn compare_case(
     model: &mut ContouringModel,
     case: &TruthCase,
+    judged: &mut Vec<Judged>,
 ) -> Result<BTreeMap<Organ, Comparison>, Box<dyn std::error::Error + Send + Sync>> {
-    let organs = find_organs(&case.volume, &mut model.network, TraceOptions::DELIVERED)?;
+    let organs = find_organs(&case.volume, model, TraceOptions::DELIVERED)?;
     let grid = &case.volume.grid;
     let compared = organs.iter().filter_map(|found| {
         let truth = case.truth.get(&found.organ)?;
         let predicted = fill(&found.contours, grid, rtstruct::FILL_RULE);
-        Some((found.organ, compare(truth, &predicted, grid)))
+        let comparison = compare(truth, &predicted, grid);
+        if let (Some(signs), Some(dice)) = (&found.signs, comparison.dice) {
+            judged.push(Judged {
+                organ: found.organ,
+                signs: signs.clone(),
+                expected_dice: found.doubt.expected_dice,
+                needs_a_look: found.doubt.needs_a_look(),
+                dice,
+            });
+        }
+        Some((found.organ, comparison))
     });
     Ok(compared.collect())
+}
+
+fn doubt_json(report: &DoubtReport) -> serde_json::Value {
+    json!({
+        "n": report.n,
+        "n_bad": report.n_bad,
+        "n_to_check": report.n_flagged,
+        "n_bad_to_check": report.n_bad_flagged,
+        "n_expected": report.n_expected,
+        "correlation": report.correlation,
+        "auc": report.auc,
+    })
 }
 
 fn bar(n_cases: usize) -> ProgressBar {

@@ -1,6 +1,7 @@
 //! YAML to checked values; the only place that knows YAML.
 
 mod checkpoint_names;
+mod doubt;
 mod manifest;
 mod organs;
 pub mod service;
@@ -9,7 +10,10 @@ mod train;
 
 use std::path::PathBuf;
 
+use crate::pipeline::anatomy::CalibrationError;
+
 pub use checkpoint_names::{NameTable, Plain, Unused, WithNorm};
+pub use doubt::{calibration_of_text, text_of_calibration};
 pub use manifest::{DoorEntry, GraphEntry, Manifest, ModelEntry};
 pub use organs::{OrganEntry, StructureTemplate};
 pub use service::ServiceSettings;
@@ -36,6 +40,15 @@ pub enum SettingsError {
         /// Line and reason.
         #[source]
         source: serde_yaml::Error,
+    },
+    /// A calibration that is none.
+    #[error("{path} is no calibration")]
+    Calibration {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: CalibrationError,
     },
     /// A value that is not allowed.
     #[error("{path}: {key} is {found}, allowed: {allowed}")]

@@ -4,12 +4,14 @@
 
 mod comparison;
 mod distance_field;
+mod doubt;
 mod held_out;
 mod overlap;
 mod summary;
 mod surface_distance;
 
 pub use comparison::{Comparison, compare};
+pub use doubt::{BAD_DICE, Band, DoubtReport, Judged, TooFewRows, calibrate};
 pub use held_out::{HeldOut, HeldOutError, TruthCase};
 pub use overlap::dice;
 pub use summary::{Spread, Summary};
