@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::pipeline::anatomy::RuleChoice;
 use crate::vocabulary::dicom::{AeTitle, Peer};
 
 /// DICOM-RT structure set generator: CT series in, 28 head-and-neck organs at risk as RTSTRUCT out.
@@ -114,6 +115,27 @@ pub struct SegmentArgs {
     /// Also write a sheet of pictures (PNG).
     #[arg(long, value_name = "FILE")]
     pub picture: Option<PathBuf>,
+    /// Rules of anatomy.
+    #[command(flatten)]
+    pub anatomy: AnatomyArgs,
+    /// Machine-readable output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which rules of anatomy are held against what the network finds.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AnatomyArgs {
+    /// Settings, of which `anatomy` and `structure_set` count; see config/service.yaml.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Rules to run instead of the settings': `all`, `none`, `only=RULE,...` or `without=RULE,...` of sides, one_piece,
+    /// brain_stem_cord, exclusive, truncated.
+    #[arg(long, value_name = "RULES")]
+    pub anatomy: Option<RuleChoice>,
+    /// Ask the network about the mirrored patient too: a better doubt for twice the time.
+    #[arg(long)]
+    pub mirror: bool,
 }
 
 /// `oarlock convert`.
@@ -347,6 +369,13 @@ pub struct EvaluateArgs {
     /// Look at this many cases only.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
+    /// Rules of anatomy.
+    #[command(flatten)]
+    pub anatomy: AnatomyArgs,
+    /// Learn from these cases what the model's contours are worth by their signs, and write it; beside the model as
+    /// `NAME.doubt.yaml` it is used from then on. Asks the mirrored patient too.
+    #[arg(long, value_name = "FILE")]
+    pub calibrate: Option<PathBuf>,
     /// Machine-readable output.
     #[arg(long)]
     pub json: bool,

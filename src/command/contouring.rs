@@ -3,15 +3,17 @@
 use std::error::Error;
 
 use super::{RuntimeChoice, start_runtime};
+use crate::cli::AnatomyArgs;
 use crate::engine::runtime::session::{Provider, SessionOptions};
 use crate::learning::model::{ModelRegistry, StoredModel};
+use crate::pipeline::anatomy::AnatomySettings;
 use crate::pipeline::network::{ModelGraphs, Network};
-use crate::pipeline::rtstruct::Identity;
+use crate::pipeline::rtstruct::{Identity, NotFound};
 use crate::pipeline::series::{CompleteSeries, CtSeries};
-use crate::pipeline::{ContourError, Contoured, ContouringModel, contour_series};
+use crate::pipeline::{ContourError, Contoured, ContouredOrgan, ContouringModel, contour_series};
 use crate::service::mint::Mint;
-use crate::service::{ContourFailure, Contourer};
-use crate::settings::StructureTemplate;
+use crate::service::{ContourFailure, Contourer, MadeStructureSet, OrganRecord};
+use crate::settings::{ServiceSettings, SettingsError, StructureTemplate};
 use crate::vocabulary::causes::with_causes;
 
 /// Loads a model onto the GPU where there is one, else onto the processor; which one is logged and goes into every
@@ -40,7 +42,42 @@ pub(super) fn load_model(
     };
     let fingerprint = stored.fingerprint();
     tracing::info!(model = name, fingerprint, provider = %network.provider(), threads, "model loaded");
-    Ok(ContouringModel { network, name: name.to_owned(), fingerprint })
+    Ok(ContouringModel {
+        network,
+        name: name.to_owned(),
+        fingerprint,
+        calibration: stored.calibration.clone(),
+        anatomy: AnatomySettings::default(),
+        not_found: NotFound::default(),
+    })
+}
+
+/// The sections `anatomy` and `structure_set` as a settings file and the arguments have them.
+///
+/// # Errors
+/// A settings file that cannot be used.
+pub(super) fn practice(args: &AnatomyArgs) -> Result<(AnatomySettings, NotFound), SettingsError> {
+    let settings = args.config.as_deref().map(ServiceSettings::load).transpose()?.unwrap_or_default();
+    let mut anatomy = match &args.anatomy {
+        Some(choice) => choice.applied(settings.anatomy),
+        None => settings.anatomy,
+    };
+    anatomy.mirror |= args.mirror;
+    Ok((anatomy, settings.structure_set.not_found))
+}
+
+/// What became of each organ, for records and scripts.
+pub(super) fn organ_records(contoured: &Contoured, template: &StructureTemplate) -> Vec<OrganRecord> {
+    let record = |found: &ContouredOrgan| OrganRecord {
+        roi_name: template.entry(found.organ).roi_name.clone(),
+        found: !found.contours.contours.is_empty(),
+        volume_cm3: found.volume_mm3 / 1000.0,
+        detection_probability: found.detection_probability,
+        expected_dsc: found.doubt.expected_dice,
+        check: found.doubt.reasons.clone(),
+        findings: found.findings.iter().map(ToString::to_string).collect(),
+    };
+    contoured.organs.iter().map(record).collect()
 }
 
 fn graphs_of(stored: &StoredModel) -> Result<ModelGraphs<'_>, Box<dyn Error + Send + Sync>> {
@@ -84,7 +121,8 @@ pub(super) fn contourer(mut model: ContouringModel, template: StructureTemplate)
         for note in &contoured.notes {
             tracing::info!(series = %complete.series_instance_uid, note, "structure set");
         }
-        Ok(contoured.structure_set.bytes)
+        let organs = organ_records(&contoured, &template);
+        Ok(MadeStructureSet { part10: contoured.structure_set.bytes, organs })
     })
 }
 

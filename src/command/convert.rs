@@ -9,7 +9,7 @@ use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::{ConvertArgs, HoleArg};
 use crate::convert::{self, NamedMask};
 use crate::pipeline::contours::{HoleForm, contours_of_mask, fill};
-use crate::pipeline::rtstruct::{self, Description, Identity, Origin, Roi, StructureSet};
+use crate::pipeline::rtstruct::{self, Description, Identity, NotFound, Origin, Roi, StructureSet};
 use crate::pipeline::series::CtSeries;
 use crate::service::mint::Mint;
 use crate::settings::StructureTemplate;
@@ -48,14 +48,19 @@ fn to_structure_set(args: &ConvertArgs, series: &CtSeries) -> CommandResult {
                     code: None,
                     laterality: None,
                     contours,
+                    remark: None,
                 },
             }
         })
         .collect();
     drop(masks);
     let source = args.input.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let description =
-        Description { label: "Oarlock masks".to_owned(), origin: Origin::Masks { source }, holes };
+    let description = Description {
+        label: "Oarlock masks".to_owned(),
+        origin: Origin::Masks { source },
+        holes,
+        not_found: NotFound::LeaveOut,
+    };
     let mut mint = Mint::from_world();
     let made = mint.now();
     let set = StructureSet::describe(series, rois, description, Identity::mint(|| mint.bits(), made));

@@ -9,17 +9,20 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 
 use super::comparison_table::{number, summary_lines};
-use super::contouring::load_model;
+use super::contouring::{load_model, practice};
 use super::{CommandResult, RuntimeChoice, say, tell};
 use crate::cli::{EvaluateArgs, SplitArg};
 use crate::learning::dataset::{Doubt, OrganSet, Part};
 use crate::learning::evaluate::report::{EvaluatedCase, Evaluation, WorstPicture};
-use crate::learning::evaluate::{Comparison, HeldOut, Spread, Summary, TruthCase, compare};
+use crate::learning::evaluate::{
+    Comparison, DoubtReport, HeldOut, Judged, Spread, Summary, TruthCase, calibrate, compare,
+};
 use crate::picture::{Outline, closeup};
 use crate::pipeline::contours::{TraceOptions, fill};
-use crate::pipeline::{ContouringModel, find_organs, rtstruct};
+use crate::pipeline::delivery::replace;
+use crate::pipeline::{ContouredOrgan, ContouringModel, find_organs, rtstruct};
 use crate::service::mint::Mint;
-use crate::settings::StructureTemplate;
+use crate::settings::{StructureTemplate, text_of_calibration};
 use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::organ::Organ;
 use crate::vocabulary::space::RegionMask;
@@ -44,13 +47,15 @@ pub(super) fn run(args: EvaluateArgs, runtime: &RuntimeChoice) -> CommandResult 
         );
     }
     let mut model = load_model(runtime, &args.model)?;
+    (model.anatomy, model.not_found) = practice(&args.anatomy)?;
+    model.anatomy.mirror |= args.calibrate.is_some();
     let bar = bar(cases.len());
     let mut worst = args.report.as_ref().map(|_| WorstCases::new(&template));
     let mut evaluated = Vec::new();
     for case in &cases {
         bar.set_message(case.name());
         let found = evaluate_case(case, &mut model, &template, args.as_drawn, worst.as_mut());
-        for line in lines_of(&found) {
+        for line in lines_of(&found, &template) {
             if bar.is_hidden() && !args.json {
                 say(line);
             } else {
@@ -79,6 +84,18 @@ pub(super) fn run(args: EvaluateArgs, runtime: &RuntimeChoice) -> CommandResult 
             .map(|(organ, summary)| (template.entry(organ).roi_name.clone(), summary))
             .collect();
         summary_lines(&summaries, &evaluation.organs_by_case()).iter().for_each(say);
+        DoubtReport::of(&evaluation.judged()).iter().flat_map(DoubtReport::lines).for_each(say);
+    }
+    if let Some(path) = &args.calibrate {
+        let n_cases = evaluation.cases.iter().filter(|case| case.error.is_none()).count();
+        let calibration = calibrate(&evaluation.judged(), &model.name, &model.fingerprint, n_cases)?;
+        replace(path, text_of_calibration(&calibration, path)?.as_bytes())?;
+        tell(format_args!(
+            "calibration of {} contours written to {}; beside the model's graphs, as {}.doubt.yaml, it is used",
+            calibration.n_rows,
+            path.display(),
+            model.name
+        ));
     }
     if let (Some(place), Some(worst)) = (&args.report, worst) {
         for path in evaluation.write(place, &template, &worst.pictures)? {
@@ -130,7 +147,7 @@ struct Measured {
 
 /// The whole chain but for DICOM: contours of every organ, filled on the CT's grid, against the truth.
 fn measure(name: &str, case: &TruthCase, model: &mut ContouringModel) -> Result<Measured, Failure> {
-    let organs = find_organs(&case.volume, &mut model.network, TraceOptions::DELIVERED)?;
+    let organs = find_organs(&case.volume, model, TraceOptions::DELIVERED)?;
     let grid = &case.volume.grid;
     let found = organs.iter().filter(|found| !found.contours.contours.is_empty());
     let drawn = found.fold(OrganSet::EMPTY, |all, found| all.union(OrganSet::of(found.organ)));
@@ -148,18 +165,41 @@ fn measure(name: &str, case: &TruthCase, model: &mut ContouringModel) -> Result<
         organs: compared.iter().map(|(organ, comparison, _)| (*organ, *comparison)).collect(),
         drawn,
         left_out: case.set_aside.iter().map(left_out).collect(),
+        judged: judged(&organs, &compared),
         error: None,
     };
     Ok(Measured { case, compared })
 }
 
+/// What the model thought of each contour that has a truth, and what it was worth.
+fn judged(organs: &[ContouredOrgan], compared: &[(Organ, Comparison, RegionMask)]) -> Vec<Judged> {
+    let judge = |(organ, comparison, _): &(Organ, Comparison, RegionMask)| {
+        let found = organs.iter().find(|found| found.organ == *organ)?;
+        Some(Judged {
+            organ: *organ,
+            signs: found.signs.clone()?,
+            expected_dice: found.doubt.expected_dice,
+            needs_a_look: found.doubt.needs_a_look(),
+            dice: comparison.dice?,
+        })
+    };
+    compared.iter().filter_map(judge).collect()
+}
+
 /// What is said when a case is done.
-fn lines_of(case: &EvaluatedCase) -> Vec<String> {
+fn lines_of(case: &EvaluatedCase, template: &StructureTemplate) -> Vec<String> {
     let name = &case.name;
     let dice: Vec<f64> = case.organs.values().filter_map(|c| c.dice).collect();
     let mean = number(Spread::of(&dice).map(|s| s.mean), 3);
+    let check: Vec<&str> = case
+        .judged
+        .iter()
+        .filter(|one| one.needs_a_look)
+        .map(|one| template.entry(one.organ).roi_name.as_str())
+        .collect();
+    let check = if check.is_empty() { "-".to_owned() } else { check.join(", ") };
     let result = match &case.error {
-        None => format!("{name}: mean DSC {mean} over {} organs", case.organs.len()),
+        None => format!("{name}: mean DSC {mean} over {} organs; to check: {check}", case.organs.len()),
         Some(error) => format!("{name}: not evaluated: {error}"),
     };
     case.left_out.iter().map(|line| format!("{name}: {line}")).chain([result]).collect()

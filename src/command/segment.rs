@@ -5,15 +5,17 @@ use std::time::Instant;
 
 use ndarray::{Array3, s};
 use rayon::prelude::*;
+use serde_json::json;
 
-use super::contouring::{contour, load_model};
-use super::{CommandResult, RuntimeChoice, say};
+use super::contouring::{contour, load_model, organ_records, practice};
+use super::{CommandResult, RuntimeChoice};
 use crate::cli::SegmentArgs;
 use crate::convert::{NamedMask, write_label_map};
 use crate::picture::{Outline, sheet};
 use crate::pipeline::contours::fill;
 use crate::pipeline::series::CtSeries;
 use crate::pipeline::{Contoured, rtstruct};
+use crate::service::OrganRecord;
 use crate::settings::StructureTemplate;
 use crate::vocabulary::space::Grid;
 
@@ -24,30 +26,33 @@ const SHIPPED_MODEL: &str = "starter";
 pub(super) fn run(args: SegmentArgs, runtime: &RuntimeChoice) -> CommandResult {
     let series = CtSeries::from_folder(&args.ct_dir)?;
     let template = StructureTemplate::shipped()?;
+    let (anatomy, not_found) = practice(&args.anatomy)?;
     let bar = super::spinner("loading the model");
     let mut model = load_model(runtime, args.model.as_deref().unwrap_or(SHIPPED_MODEL))?;
+    (model.anatomy, model.not_found) = (anatomy, not_found);
     bar.set_message(format!("contouring {} slices on {}", series.slices.len(), model.network.provider()));
     let began = Instant::now();
     let contoured = contour(&series, &mut model, &template)?;
     let seconds = began.elapsed().as_secs_f64();
     bar.finish_and_clear();
     write(&args.output, &contoured.structure_set.bytes)?;
-    say("organ             detected   volume");
-    for found in &contoured.organs {
-        let name = &template.entry(found.organ).roi_name;
-        match found.detection_probability {
-            Some(probability) if found.volume_mm3 > 0.0 => {
-                say(format_args!(
-                    "{name:16}  {:6.0} %  {:6.1} ml",
-                    probability * 100.0,
-                    found.volume_mm3 / 1000.0
-                ));
-            }
-            _ => say(format_args!("{name:16}  not found")),
-        }
+    let say = |line: &dyn std::fmt::Display| if args.json { super::tell(line) } else { super::say(line) };
+    let records = organ_records(&contoured, &template);
+    if args.json {
+        super::say(serde_json::to_string_pretty(&json!({
+            "output": args.output,
+            "model": model.name,
+            "fingerprint": model.fingerprint,
+            "provider": model.network.provider().to_string(),
+            "seconds": seconds,
+            "organs": records,
+            "notes": contoured.notes,
+        }))?);
+    } else {
+        table(&records, model.calibration.is_some()).iter().for_each(|line| say(line));
     }
     let n_found = contoured.organs.iter().filter(|found| found.volume_mm3 > 0.0).count();
-    say(format_args!(
+    say(&format_args!(
         "{n_found} of {} organs in {seconds:.1} s on {}, written to {}",
         contoured.organs.len(),
         model.network.provider(),
@@ -56,12 +61,12 @@ pub(super) fn run(args: SegmentArgs, runtime: &RuntimeChoice) -> CommandResult {
     if let Some(path) = &args.masks {
         let (masks, n_shared) = masks(&contoured, &template, &series.grid);
         write_label_map(path, &masks, &series.grid)?;
-        say(format_args!(
+        say(&format_args!(
             "label map written to {}: label n is the n-th organ of the list above that was found",
             path.display()
         ));
         if n_shared > 0 {
-            say(format_args!(
+            say(&format_args!(
                 "note: {n_shared} voxels lie in two organs; the label map gives them to the first"
             ));
         }
@@ -73,17 +78,47 @@ pub(super) fn run(args: SegmentArgs, runtime: &RuntimeChoice) -> CommandResult {
             .map(|found| {
                 let entry = template.entry(found.organ);
                 let mask = fill(&found.contours, &series.grid, rtstruct::FILL_RULE);
-                let state = if mask.n_voxels() == 0 { "not found" } else { "" };
+                let state = match mask.n_voxels() {
+                    0 => "not found",
+                    _ if found.doubt.needs_a_look() => "check",
+                    _ => "",
+                };
                 let legend = format!("{:16} {state}", entry.roi_name);
                 Outline { legend, color: entry.color, mask, truth: None }
             })
             .collect();
         let notes = ["R right, A anterior, H head".to_owned()];
         write(path, &sheet(&contoured.volume, &outlines, "Oarlock", &notes)?)?;
-        say(format_args!("picture written to {}", path.display()));
+        say(&format_args!("picture written to {}", path.display()));
     }
-    say("Research software: not for clinical use without review.");
+    say(&"Research software: not for clinical use without review.");
     Ok(ExitCode::SUCCESS)
+}
+
+/// One line per organ, and below them why which one needs a look.
+fn table(records: &[OrganRecord], is_calibrated: bool) -> Vec<String> {
+    let mut lines = vec!["organ             detected   volume  expected DSC".to_owned()];
+    for organ in records {
+        let name = &organ.roi_name;
+        let check = if organ.check.is_empty() {
+            String::new()
+        } else {
+            format!("  check: {}", organ.check.join("; "))
+        };
+        lines.push(if organ.found {
+            let detected = organ.detection_probability.unwrap_or_default() * 100.0;
+            let expected = organ.expected_dsc.map_or_else(|| "-".to_owned(), |dsc| format!("{dsc:.2}"));
+            format!("{name:16}  {detected:6.0} %  {:6.1} ml  {expected:>12}{check}", organ.volume_cm3)
+        } else {
+            format!("{name:16}  not found{check}")
+        });
+    }
+    if !is_calibrated {
+        lines.push(
+            "The model has no calibration: no expected DSC, and organs to check by rules only.".to_owned(),
+        );
+    }
+    lines
 }
 
 /// The organs found as masks on the image grid that share no voxel, and how many they shared before.

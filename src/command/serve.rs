@@ -13,7 +13,9 @@ use crate::settings::{ServiceSettings, StructureTemplate};
 /// Runs the command.
 pub(super) fn run(args: ServeArgs, runtime: &RuntimeChoice) -> CommandResult {
     let settings = settings(args)?;
-    let model = load_model(runtime, &settings.network.model)?;
+    let mut model = load_model(runtime, &settings.network.model)?;
+    model.anatomy = settings.anatomy;
+    model.not_found = settings.structure_set.not_found;
     let (name, provider) = (model.name.clone(), model.network.provider());
     let contourer = contourer(model, StructureTemplate::shipped()?);
     service::run(&settings, Some(contourer), shutdown(), |service| {

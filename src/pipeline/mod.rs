@@ -1,5 +1,6 @@
 //! From instances to an RTSTRUCT: data only moves down.
 
+pub mod anatomy;
 pub mod contours;
 pub mod delivery;
 pub mod ingest;
@@ -8,12 +9,19 @@ pub mod rtstruct;
 pub mod series;
 pub mod volume;
 
+use self::anatomy::{
+    AnatomySettings, Calibration, Doubt, Finding, Signs, agreement, examine, judge, mirrored, mirrored_back,
+    signs,
+};
 use self::contours::{RoiContours, TraceOptions, trace_all, volume_mm3};
-use self::network::{Network, NetworkError};
-use self::rtstruct::{Description, EncodedStructureSet, Identity, Origin, Roi, RtstructError, StructureSet};
+use self::network::{Network, NetworkError, OrganMask};
+use self::rtstruct::{
+    Description, EncodedStructureSet, Identity, NotFound, Origin, Roi, RtstructError, StructureSet,
+};
 use self::series::CtSeries;
 use self::volume::{HuVolume, NetworkInput, VolumeError};
 use crate::vocabulary::organ::Organ;
+use crate::vocabulary::space::Grid;
 
 /// Why a series has no structure set.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +51,12 @@ pub struct ContouringModel {
     pub name: String,
     /// SHA-256 of its graphs, as the registry gives it.
     pub fingerprint: String,
+    /// What its contours are worth by their signs; `None` leaves the judgement to rules.
+    pub calibration: Option<Calibration>,
+    /// Which rules of anatomy are held against what it finds.
+    pub anatomy: AnatomySettings,
+    /// What becomes of organs that it does not find.
+    pub not_found: NotFound,
 }
 
 /// A contoured series.
@@ -69,10 +83,16 @@ pub struct ContouredOrgan {
     pub volume_mm3: f64,
     /// The contours on the image planes; none where nothing was found.
     pub contours: RoiContours,
+    /// What the rules of anatomy did or noticed.
+    pub findings: Vec<Finding>,
+    /// What the doubt was judged by; `None` where nothing was found.
+    pub signs: Option<Signs>,
+    /// Whether it needs a look, and why.
+    pub doubt: Doubt,
 }
 
 /// The straight line: pixels, the network's view of them, masks, contours, RTSTRUCT. `roi_of` gives a region its name,
-/// color and codes. Each organ is contoured on its own, so that two may share voxels at a common border.
+/// color and codes; an organ that needs a look says so in its remark.
 ///
 /// # Errors
 /// [`ContourError`], by the room that gave up; also when not one organ was found.
@@ -84,11 +104,14 @@ pub fn contour_series(
 ) -> Result<Contoured, ContourError> {
     let volume = HuVolume::read(series)?;
     let options = TraceOptions::DELIVERED;
-    let organs = find_organs(&volume, &mut model.network, options)?;
+    let organs = find_organs(&volume, model, options)?;
     if organs.iter().all(|found| found.contours.contours.is_empty()) {
         return Err(ContourError::NothingFound);
     }
-    let rois = organs.iter().map(|found| roi_of(found.organ, found.contours.clone())).collect();
+    let rois = organs.iter().map(|found| {
+        let remark = found.doubt.needs_a_look().then(|| found.doubt.text());
+        Roi { remark, ..roi_of(found.organ, found.contours.clone()) }
+    });
     let description = Description {
         label: "Oarlock".to_owned(),
         origin: Origin::Model {
@@ -97,10 +120,22 @@ pub fn contour_series(
             provider: model.network.provider().to_string(),
         },
         holes: options.holes,
+        not_found: model.not_found,
     };
-    let set = StructureSet::describe(series, rois, description, identity);
+    let set = StructureSet::describe(series, rois.collect(), description, identity);
     let structure_set = set.encode()?;
     Ok(Contoured { structure_set, organs, volume, notes: set.notes().to_vec() })
+}
+
+/// What the network saw of a patient, before any rule.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// At most one mask per organ, in class order.
+    pub masks: Vec<OrganMask>,
+    /// The same of the mirrored patient, back in the patient, where [`AnatomySettings::mirror`] asked for it.
+    pub mirror: Option<Vec<OrganMask>>,
+    /// The grid that the masks' boxes count in.
+    pub grid: Grid,
 }
 
 /// The part of the line that knows no DICOM: every organ in class order with its contours on the planes of the image.
@@ -109,23 +144,74 @@ pub fn contour_series(
 /// [`ContourError::Volume`] or [`ContourError::Network`].
 pub fn find_organs(
     volume: &HuVolume,
-    network: &mut Network,
+    model: &mut ContouringModel,
     options: TraceOptions,
 ) -> Result<Vec<ContouredOrgan>, ContourError> {
-    let windows = NetworkInput::windows(volume, &network.input_form())?;
-    let input = network.most_promising(&windows)?;
-    let masks = network.segment(input)?;
-    let mut traced = trace_all(&masks, &input.grid, &volume.grid, options).into_iter().peekable();
-    let organs = Organ::ALL.into_iter().map(|organ| {
-        let contours =
-            traced.next_if(|(of, _)| *of == organ).map(|(_, contours)| contours).unwrap_or_default();
-        let detected = masks.iter().find(|mask| mask.organ == organ);
-        ContouredOrgan {
-            organ,
-            detection_probability: detected.map(|mask| mask.detection_probability),
-            volume_mm3: volume_mm3(&contours, &volume.grid),
-            contours,
-        }
-    });
-    Ok(organs.collect())
+    let seen = look(volume, model)?;
+    Ok(organs_of(&seen, volume, &model.anatomy, model.calibration.as_ref(), options))
+}
+
+/// Asks the network, and with [`AnatomySettings::mirror`] asks it about the mirrored patient too.
+///
+/// # Errors
+/// [`ContourError::Volume`] or [`ContourError::Network`].
+pub fn look(volume: &HuVolume, model: &mut ContouringModel) -> Result<Seen, ContourError> {
+    let windows = NetworkInput::windows(volume, &model.network.input_form())?;
+    let input = model.network.most_promising(&windows)?;
+    let masks = model.network.segment(input)?;
+    let mirror = if model.anatomy.mirror {
+        Some(mirrored_back(model.network.segment(&mirrored(input))?, input.tensor.dim().2))
+    } else {
+        None
+    };
+    Ok(Seen { masks, mirror, grid: input.grid.clone() })
+}
+
+/// Rules, contours and doubt of what the network saw; every organ in class order.
+#[must_use]
+pub fn organs_of(
+    seen: &Seen,
+    volume: &HuVolume,
+    anatomy: &AnatomySettings,
+    calibration: Option<&Calibration>,
+    options: TraceOptions,
+) -> Vec<ContouredOrgan> {
+    let mut examined = examine(seen.masks.clone(), &seen.grid, &volume.grid, anatomy);
+    let mut traced = trace_all(&examined.masks, &seen.grid, &volume.grid, options).into_iter().peekable();
+    let mut organs: Vec<ContouredOrgan> = Organ::ALL
+        .into_iter()
+        .map(|organ| {
+            let contours =
+                traced.next_if(|(of, _)| *of == organ).map(|(_, contours)| contours).unwrap_or_default();
+            let detected = examined.masks.iter().find(|mask| mask.organ == organ);
+            ContouredOrgan {
+                organ,
+                detection_probability: detected.map(|mask| mask.detection_probability),
+                volume_mm3: volume_mm3(&contours, &volume.grid),
+                contours,
+                findings: examined.findings.remove(&organ).unwrap_or_default(),
+                signs: None,
+                doubt: Doubt::default(),
+            }
+        })
+        .collect();
+    let volumes_cm3: Vec<f64> = organs.iter().map(|found| found.volume_mm3 / 1000.0).collect();
+    for (found, volume_cm3) in organs.iter_mut().zip(&volumes_cm3) {
+        // Where the sides were exchanged, the mask came under its partner's name.
+        let exchanged = found.findings.contains(&Finding::SidesExchanged);
+        let came_as = if exchanged { found.organ.mirrored() } else { found.organ };
+        let came = seen.masks.iter().find(|mask| mask.organ == came_as);
+        let Some(mask) = came.filter(|_| *volume_cm3 > 0.0) else {
+            found.doubt.reasons.extend(found.findings.iter().map(ToString::to_string));
+            continue;
+        };
+        let in_mirror =
+            |mirror: &Vec<OrganMask>| agreement(mask, mirror.iter().find(|other| other.organ == found.organ));
+        let mirror_dice = seen.mirror.as_ref().map(in_mirror);
+        let partner_cm3 = found.organ.partner().map(|partner| volumes_cm3[partner.index()]);
+        let signs = signs(mask, *volume_cm3, partner_cm3, &found.findings, mirror_dice);
+        found.doubt = judge(found.organ, &signs, &found.findings, calibration);
+        found.signs = Some(signs);
+    }
+    organs
 }

@@ -16,8 +16,27 @@ pub(super) struct Journal {
     folder: PathBuf,
 }
 
+/// What became of an organ of a contoured series.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OrganRecord {
+    /// ROI Name, as the structure template has it.
+    pub roi_name: String,
+    /// Whether it has contours.
+    pub found: bool,
+    /// Volume inside them, cm3.
+    pub volume_cm3: f64,
+    /// Probability that the classifier gave its box, 0..=1; null where no box was found or it was removed.
+    pub detection_probability: Option<f32>,
+    /// DSC that contours with such signs had on average; null without a calibration for this organ.
+    pub expected_dsc: Option<f64>,
+    /// Why a person should look at it first; none: nothing stands out.
+    pub check: Vec<String>,
+    /// What the rules of anatomy did or noticed.
+    pub findings: Vec<String>,
+}
+
 /// What became of a version.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Record {
     /// Series Instance UID.
     pub(super) series_instance_uid: String,
@@ -29,6 +48,9 @@ pub(super) struct Record {
     pub(super) n_instances: usize,
     /// What became of it.
     pub(super) outcome: Outcome,
+    /// What became of each organ, where it was contoured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) organs: Vec<OrganRecord>,
 }
 
 /// What became of a version.
@@ -44,13 +66,14 @@ pub(super) enum Outcome {
 }
 
 impl Record {
-    pub(super) fn of(series: &CompleteSeries, outcome: Outcome) -> Self {
+    pub(super) fn of(series: &CompleteSeries, outcome: Outcome, organs: Vec<OrganRecord>) -> Self {
         Self {
             series_instance_uid: series.series_instance_uid.to_string(),
             version: series.version,
             fingerprint: series.fingerprint(),
             n_instances: series.instances.len(),
             outcome,
+            organs,
         }
     }
 

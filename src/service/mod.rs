@@ -23,7 +23,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 pub use failure::{ContourFailure, Remedy};
-pub use worker::Contourer;
+pub use journal::OrganRecord;
+pub use worker::{Contourer, MadeStructureSet};
 
 use crate::pipeline::delivery::{Outbox, OutboxError, RetryPolicy, ScuTimeouts};
 use crate::pipeline::ingest::{

@@ -10,14 +10,23 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use super::failure::{ContourFailure, Remedy};
-use super::journal::{Journal, Outcome, Record};
+use super::journal::{Journal, OrganRecord, Outcome, Record};
 use crate::pipeline::delivery::{Outbox, OutboxError, replace};
 use crate::pipeline::series::CompleteSeries;
 use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::dicom::Peer;
 
-/// Turns a complete series into the bytes of an RTSTRUCT (Part 10). It belongs to one thread from its first call on.
-pub type Contourer = Box<dyn FnMut(&CompleteSeries) -> Result<Vec<u8>, ContourFailure> + Send>;
+/// A structure set as it was made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MadeStructureSet {
+    /// The RTSTRUCT, Part 10.
+    pub part10: Vec<u8>,
+    /// What became of each organ.
+    pub organs: Vec<OrganRecord>,
+}
+
+/// Turns a complete series into an RTSTRUCT. It belongs to one thread from its first call on.
+pub type Contourer = Box<dyn FnMut(&CompleteSeries) -> Result<MadeStructureSet, ContourFailure> + Send>;
 
 /// Waits between the attempts at a series that failed by the machine's fault; then it waits for the next start.
 const RETRY_AFTER: [Duration; 3] =
@@ -54,12 +63,20 @@ impl Worker {
             if *stop.borrow() {
                 return;
             }
-            let Some(outcome) = self.outcome(&series, stop, runtime) else { return };
+            let Some((outcome, organs)) = self.outcome(&series, stop, runtime) else { return };
             let (uid, version) = (&series.series_instance_uid, series.version);
             match &outcome {
                 Outcome::Contoured => {
                     self.counters.contoured.fetch_add(1, Ordering::Relaxed);
-                    tracing::info!(series = %uid, version, n_instances = series.instances.len(), "series contoured");
+                    let named = |wanted: fn(&OrganRecord) -> bool| {
+                        let names: Vec<&str> =
+                            organs.iter().filter(|o| wanted(o)).map(|o| o.roi_name.as_str()).collect();
+                        names.join(", ")
+                    };
+                    let check = named(|organ| organ.found && !organ.check.is_empty());
+                    let not_found = named(|organ| !organ.found);
+                    let n_instances = series.instances.len();
+                    tracing::info!(series = %uid, version, n_instances, check, not_found, "series contoured");
                 }
                 Outcome::Refused(reason) => {
                     self.counters.refused.fetch_add(1, Ordering::Relaxed);
@@ -70,7 +87,7 @@ impl Worker {
                     tracing::error!(series = %uid, version, reason, "series failed; tried again at the next start");
                 }
             }
-            if let Err(error) = self.journal.write(&Record::of(&series, outcome)) {
+            if let Err(error) = self.journal.write(&Record::of(&series, outcome, organs)) {
                 let error: &dyn std::error::Error = &error;
                 tracing::error!(series = %uid, error, "the outcome could not be recorded; the series is done again");
             }
@@ -83,17 +100,17 @@ impl Worker {
         series: &CompleteSeries,
         stop: &watch::Receiver<bool>,
         runtime: &Handle,
-    ) -> Option<Outcome> {
+    ) -> Option<(Outcome, Vec<OrganRecord>)> {
         let mut waits = RETRY_AFTER.iter();
         loop {
             let failure = match self.contour(series) {
-                Ok(()) => return Some(Outcome::Contoured),
+                Ok(organs) => return Some((Outcome::Contoured, organs)),
                 Err(failure) => failure,
             };
             let reason = with_causes(&failure);
             let wait = match (failure.remedy, waits.next()) {
-                (Remedy::Refuse, _) => return Some(Outcome::Refused(reason)),
-                (Remedy::Retry, None) => return Some(Outcome::Failed(reason)),
+                (Remedy::Refuse, _) => return Some((Outcome::Refused(reason), Vec::new())),
+                (Remedy::Retry, None) => return Some((Outcome::Failed(reason), Vec::new())),
                 (Remedy::Retry, Some(wait)) => *wait,
             };
             tracing::warn!(series = %series.series_instance_uid, reason, retry_in_s = wait.as_secs(), "series failed");
@@ -108,21 +125,29 @@ impl Worker {
 
     /// Contours unless an earlier run did, keeps the result, and puts it into the outbox. Each step is durable and
     /// done once, so a stop between two of them loses and doubles nothing.
-    fn contour(&mut self, series: &CompleteSeries) -> Result<(), ContourFailure> {
+    ///
+    /// Beside a result `vN-….dcm` lies `vN-….json` with what became of each organ; it is written first.
+    fn contour(&mut self, series: &CompleteSeries) -> Result<Vec<OrganRecord>, ContourFailure> {
         let fingerprint = series.fingerprint();
         let name = format!("v{}-{}.dcm", series.version, fingerprint.get(..16).unwrap_or_default());
         let folder = self.results.join(series.series_instance_uid.as_str());
         let path = folder.join(name);
-        let part10 = if path.exists() {
-            fs::read(&path).map_err(ContourFailure::retry)?
+        let record = path.with_extension("json");
+        let MadeStructureSet { part10, organs } = if path.exists() {
+            let part10 = fs::read(&path).map_err(ContourFailure::retry)?;
+            let known = fs::read(&record).ok().and_then(|json| serde_json::from_slice(&json).ok());
+            MadeStructureSet { part10, organs: known.unwrap_or_default() }
         } else {
-            let part10 = (self.contourer)(series)?;
+            let made = (self.contourer)(series)?;
+            let json = serde_json::to_vec_pretty(&made.organs).map_err(ContourFailure::retry)?;
             fs::create_dir_all(&folder).map_err(ContourFailure::retry)?;
-            replace(&path, &part10).map_err(ContourFailure::retry)?;
-            part10
+            replace(&record, &json).map_err(ContourFailure::retry)?;
+            replace(&path, &made.part10).map_err(ContourFailure::retry)?;
+            made
         };
         let key = format!("{} v{} {fingerprint}", series.series_instance_uid, series.version);
         let added = self.destinations.iter().try_for_each(|to| self.outbox.add(&key, to, &part10));
-        added.map_err(|error: OutboxError| ContourFailure::retry(error))
+        added.map_err(|error: OutboxError| ContourFailure::retry(error))?;
+        Ok(organs)
     }
 }

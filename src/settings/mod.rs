@@ -2,6 +2,7 @@
 
 mod checkpoint_names;
 mod dataset_map;
+mod doubt;
 mod manifest;
 mod organs;
 pub mod service;
@@ -10,8 +11,11 @@ mod train;
 
 use std::path::PathBuf;
 
+use crate::pipeline::anatomy::CalibrationError;
+
 pub use checkpoint_names::{NameTable, OrganFilters, Plain, Unused, WithNorm};
 pub use dataset_map::{DatasetMap, FilePattern, Join, Pair};
+pub use doubt::{calibration_of_text, text_of_calibration};
 pub use manifest::{DoorEntry, GraphEntry, Manifest, ModelEntry};
 pub(crate) use organs::plain;
 pub use organs::{OrganEntry, StructureTemplate};
@@ -52,6 +56,15 @@ pub enum SettingsError {
         /// Line and reason.
         #[source]
         source: serde_yaml::Error,
+    },
+    /// A calibration that is none.
+    #[error("{path} is no calibration")]
+    Calibration {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: CalibrationError,
     },
     /// A value that is not allowed.
     #[error("{path}: {key} is {found}, allowed: {allowed}")]

@@ -175,6 +175,7 @@ impl OrganEntry {
             code: self.code.clone(),
             laterality: self.laterality.clone(),
             contours,
+            remark: None,
         }
     }
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::SettingsError;
+use crate::pipeline::anatomy::AnatomySettings;
+use crate::pipeline::rtstruct::NotFound;
 use crate::vocabulary::dicom::{AeTitle, Peer};
 
 /// Settings of `oarlock serve`, checked.
@@ -30,6 +32,10 @@ pub struct ServiceSettings {
     pub series: SeriesSettings,
     /// The network.
     pub network: NetworkSettings,
+    /// What is held against the organs that it finds.
+    pub anatomy: AnatomySettings,
+    /// What structure sets look like.
+    pub structure_set: StructureSetSettings,
     /// Where structure sets go.
     pub destinations: Vec<Destination>,
     /// How they go there.
@@ -110,6 +116,14 @@ pub struct NetworkSettings {
     pub queue_length: usize,
 }
 
+/// What structure sets look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StructureSetSettings {
+    /// What becomes of organs that were not found.
+    pub not_found: NotFound,
+}
+
 /// Where structure sets go.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -145,6 +159,8 @@ impl Default for ServiceSettings {
             listen: ListenSettings::default(),
             series: SeriesSettings::default(),
             network: NetworkSettings::default(),
+            anatomy: AnatomySettings::default(),
+            structure_set: StructureSetSettings::default(),
             destinations: Vec::new(),
             delivery: DeliverySettings::default(),
         }
@@ -346,6 +362,8 @@ mod tests {
             ("listen: {address: 0.0.0.0}", ["listen.callers", "at least one caller"]),
             ("destinations: [{peer: ECLIPSE}]", ["peer", "AET@HOST:PORT"]),
             ("listen: {called_ae_title: mine}", ["called_ae_title", "own"]),
+            ("anatomy: {lungs: true}", ["lungs", "one_piece"]),
+            ("structure_set: {not_found: invent}", ["invent", "empty_roi"]),
         ] {
             let error = load(text).unwrap_err();
             assert!(named.iter().all(|word| error.contains(word)), "{text}: {error}");

@@ -10,6 +10,7 @@
     reason = "a test that fails should panic, and one that is skipped says so"
 )]
 
+mod anatomy;
 mod architecture;
 mod cli;
 mod dataset;

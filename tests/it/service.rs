@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use oarlock::pipeline::series::CompleteSeries;
-use oarlock::service::{ContourFailure, Contourer, Service, ServiceError};
+use oarlock::service::{ContourFailure, Contourer, MadeStructureSet, OrganRecord, Service, ServiceError};
 use oarlock::settings::ServiceSettings;
 use oarlock::settings::service::Destination;
 
@@ -18,7 +18,17 @@ fn contourer(calls: &Arc<AtomicUsize>) -> Option<Contourer> {
     Some(Box::new(move |series: &CompleteSeries| {
         let call = calls.fetch_add(1, Ordering::SeqCst) + 1;
         let uid = format!("1.2.80.{}.{call}", series.instances.len());
-        Ok(part10(RTSTRUCT, &uid, &data_set(RTSTRUCT, "1.2.81", &uid, 0.0, 3)))
+        let part10 = part10(RTSTRUCT, &uid, &data_set(RTSTRUCT, "1.2.81", &uid, 0.0, 3));
+        let eye = OrganRecord {
+            roi_name: "Eye_L".to_owned(),
+            found: true,
+            volume_cm3: 21.5,
+            detection_probability: Some(0.75),
+            expected_dsc: Some(0.5),
+            check: vec!["volume 21.50 cm3, usual 4 to 13".to_owned()],
+            findings: Vec::new(),
+        };
+        Ok(MadeStructureSet { part10, organs: vec![eye] })
     }))
 }
 
@@ -61,6 +71,9 @@ fn a_series_goes_in_and_a_structure_set_comes_out_and_late_instances_make_anothe
     send(&running, &["1.2.62"]);
     assert_eq!(delivered(theirs.path(), 2), ["1.2.80.2.1", "1.2.80.3.2"]);
     running.stop();
+    let job = std::fs::read(ours.path().join("jobs/1.2.50.json")).unwrap();
+    let job: serde_json::Value = serde_json::from_slice(&job).unwrap();
+    assert_eq!(job["organs"][0]["check"][0], "volume 21.50 cm3, usual 4 to 13", "{job}");
     destination.stop();
     assert_eq!(calls.load(Ordering::SeqCst), 2, "the instance that came twice was no news");
 }

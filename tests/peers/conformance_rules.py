@@ -38,7 +38,7 @@ def main(rtss_path, ct_dir):
         if sorted(item.ReferencedROINumber for item in sequence) != sorted(numbers):
             broken.append("items and ROIs do not match")
     for roi in rtss.ROIContourSequence:
-        for n, contour in enumerate(roi.ContourSequence):
+        for n, contour in enumerate(roi.get("ContourSequence", [])):
             where = f"ROI {roi.ReferencedROINumber} contour {n + 1}"
             texts = [str(v) for v in contour.ContourData]
             if max(map(len, texts)) > 16:

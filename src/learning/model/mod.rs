@@ -41,6 +41,18 @@ pub enum ModelError {
         #[source]
         source: SettingsError,
     },
+    /// The calibration is wrong.
+    #[error(
+        "{name}.doubt.yaml beside the model {name} cannot be used: remove it, or make it again with oarlock evaluate \
+         --calibrate"
+    )]
+    Calibration {
+        /// Which model.
+        name: String,
+        /// Why.
+        #[source]
+        source: SettingsError,
+    },
     /// A file is missing or unwritable.
     #[error("cannot {operation} {path}: check that it is there, the permissions and the free space")]
     File {

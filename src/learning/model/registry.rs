@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::{ModelError, shipped};
-use crate::settings::{Manifest, ModelEntry};
+use crate::pipeline::anatomy::Calibration;
+use crate::settings::{Manifest, ModelEntry, calibration_of_text};
 
 /// The places where models are, in the order of search: data folder, folders beside the program, the program itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct StoredModel {
     pub graphs: Vec<StoredGraph>,
     /// The model card, Markdown.
     pub card: String,
+    /// What its contours are worth by their signs, where somebody has measured it: `NAME.doubt.yaml`.
+    pub calibration: Option<Calibration>,
 }
 
 /// A checked graph.
@@ -121,8 +124,35 @@ impl ModelRegistry {
             graphs.push(StoredGraph { part: graph.part.clone(), bytes });
         }
         let card = String::from_utf8_lossy(&bytes_of(folder, &model.entry.card)?).into_owned();
-        Ok(StoredModel { entry: model.entry.clone(), graphs, card })
+        let mut stored = StoredModel { entry: model.entry.clone(), graphs, card, calibration: None };
+        stored.calibration = calibration_of(&stored, folder)?;
+        Ok(stored)
     }
+}
+
+/// The calibration beside a model; `None` where there is none, or one of other weights, which is logged.
+fn calibration_of(stored: &StoredModel, folder: Option<&Path>) -> Result<Option<Calibration>, ModelError> {
+    let name = &stored.entry.name;
+    let file = format!("{name}.doubt.yaml");
+    let there = match folder {
+        Some(folder) => !name.contains(['/', '\\']) && folder.join(&file).is_file(),
+        None => shipped::file(&file).is_some(),
+    };
+    if !there {
+        return Ok(None);
+    }
+    let text = String::from_utf8_lossy(&bytes_of(folder, &file)?).into_owned();
+    let calibration = calibration_of_text(&text, Path::new(&file))
+        .map_err(|source| ModelError::Calibration { name: name.clone(), source })?;
+    if calibration.fingerprint != stored.fingerprint() {
+        tracing::warn!(
+            model = name,
+            file,
+            "the calibration is of other weights and is not used: make one with oarlock evaluate --calibrate"
+        );
+        return Ok(None);
+    }
+    Ok(Some(calibration))
 }
 
 impl StoredModel {
@@ -219,6 +249,23 @@ mod tests {
     }
 
     #[test]
+    fn a_calibration_of_other_weights_is_not_used_and_a_broken_one_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = stored(dir.path());
+        let fingerprint = registry.load("small").unwrap().fingerprint();
+        let file = dir.path().join("small.doubt.yaml");
+        let shipped = String::from_utf8(shipped::file("starter.doubt.yaml").unwrap().to_vec()).unwrap();
+        std::fs::write(&file, &shipped).unwrap();
+        assert_eq!(registry.load("small").unwrap().calibration, None);
+        let line = shipped.lines().find(|line| line.starts_with("fingerprint:")).unwrap();
+        std::fs::write(&file, shipped.replace(line, &format!("fingerprint: {fingerprint}"))).unwrap();
+        assert!(registry.load("small").unwrap().calibration.is_some());
+        std::fs::write(&file, "model: small").unwrap();
+        let message = registry.load("small").unwrap_err().to_string();
+        assert!(message.contains("small.doubt.yaml") && message.contains("--calibrate"), "{message}");
+    }
+
+    #[test]
     fn an_unknown_name_is_answered_with_the_known_ones() {
         let dir = tempfile::tempdir().unwrap();
         let message = stored(dir.path()).load("smal").unwrap_err().to_string();
@@ -233,6 +280,8 @@ mod tests {
             let name = &model.entry.name;
             let stored = registry.load(name).unwrap();
             assert!(stored.card.contains("must not"), "{name}: the card says what it must not be used for");
+            let command = "oarlock evaluate --data ../shared/data/openkbp/train --limit 80 --calibrate onnx/NAME.doubt.yaml";
+            assert!(stored.calibration.is_some(), "{name} has no calibration of its own weights: {command}");
         }
     }
 }

@@ -4,6 +4,7 @@
 pub(super) const FILES: &[(&str, &[u8])] = &[
     ("manifest.yaml", include_bytes!("../../../onnx/manifest.yaml")),
     ("starter.card.md", include_bytes!("../../../onnx/starter.card.md")),
+    ("starter.doubt.yaml", include_bytes!("../../../onnx/starter.doubt.yaml")),
     ("starter.trunk.onnx", include_bytes!("../../../onnx/starter.trunk.onnx")),
     ("starter.refinement.onnx", include_bytes!("../../../onnx/starter.refinement.onnx")),
     ("starter.mask.onnx", include_bytes!("../../../onnx/starter.mask.onnx")),

@@ -3,7 +3,7 @@
 use super::Scan;
 use crate::pipeline::contours::{HoleForm, contours_of_mask};
 use crate::pipeline::rtstruct::{
-    Description, EncodedStructureSet, Identity, Origin, Roi, RtstructError, StructureSet,
+    Description, EncodedStructureSet, Identity, NotFound, Origin, Roi, RtstructError, StructureSet,
 };
 use crate::pipeline::series::CtSeries;
 use crate::settings::StructureTemplate;
@@ -34,6 +34,7 @@ pub fn truth_structure_set(
                 code: None,
                 laterality: None,
                 contours,
+                remark: None,
             },
         }
     });
@@ -41,6 +42,7 @@ pub fn truth_structure_set(
         label: "Phantom truth".to_owned(),
         origin: Origin::Masks { source: "phantom, exact by construction".to_owned() },
         holes: HoleForm::Keyhole,
+        not_found: NotFound::LeaveOut,
     };
     StructureSet::describe(series, rois.collect(), description, identity).encode()
 }

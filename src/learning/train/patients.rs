@@ -171,7 +171,8 @@ impl Patients {
         if !broken.is_empty() {
             return Err(TrainError::BrokenPatients { broken });
         }
-        let of_patient = |source: &Source| vec![source.share / source.patients.len() as f64; source.patients.len()];
+        let of_patient =
+            |source: &Source| vec![source.share / source.patients.len() as f64; source.patients.len()];
         let shares: Vec<f64> = self.real.iter().flat_map(of_patient).collect();
         let annotated: Vec<OrganSet> = all.into_iter().take(shares.len()).flatten().collect();
         Ok(Rarity::of(&annotated, &shares, self.rare_organs))

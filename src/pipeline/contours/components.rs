@@ -1,9 +1,8 @@
 //! Specks and far pieces of a field go before it is traced.
 
-use ndarray::Array3;
-
 use super::restore::ImageField;
 use super::trace::THRESHOLD;
+use crate::vocabulary::space::{Piece, pieces};
 
 /// Which pieces of an organ are kept. The largest always is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,15 +16,9 @@ pub struct PieceLimits {
     pub far_part: f64,
 }
 
-struct Piece {
-    voxels: Vec<[usize; 3]>,
-    low: [usize; 3],
-    high: [usize; 3],
-}
-
 /// Sets the probability of unwanted pieces to zero. `spacing_mm` runs `(z, y, x)`.
 pub(crate) fn keep_the_organ(field: &mut ImageField, limits: PieceLimits, spacing_mm: [f64; 3]) {
-    let pieces = pieces(&field.probability);
+    let pieces = pieces(field.probability.mapv(|p| p >= THRESHOLD));
     let Some(largest) = pieces.iter().max_by_key(|piece| piece.voxels.len()) else { return };
     let voxel_mm3: f64 = spacing_mm.iter().product();
     for piece in &pieces {
@@ -50,40 +43,6 @@ fn distance_mm(a: &Piece, b: &Piece, spacing_mm: [f64; 3]) -> f64 {
     (0..3).map(|axis| gap(axis).powi(2)).sum::<f64>().sqrt()
 }
 
-/// Pieces that touch at a face, an edge or a corner are one.
-fn pieces(probability: &Array3<f32>) -> Vec<Piece> {
-    let (nz, ny, nx) = probability.dim();
-    let shape = [nz, ny, nx];
-    let mut left: Array3<bool> = probability.mapv(|p| p >= THRESHOLD);
-    let mut found = Vec::new();
-    for start in ndarray::indices(probability.dim()) {
-        if !left[start] {
-            continue;
-        }
-        let start = [start.0, start.1, start.2];
-        left[start] = false;
-        let mut piece = Piece { voxels: vec![start], low: start, high: start };
-        let mut next = 0;
-        while let Some(voxel) = piece.voxels.get(next).copied() {
-            next += 1;
-            let range = |axis: usize| voxel[axis].saturating_sub(1)..(voxel[axis] + 2).min(shape[axis]);
-            for z in range(0) {
-                for y in range(1) {
-                    for x in range(2).filter(|x| std::mem::take(&mut left[[z, y, *x]])) {
-                        piece.voxels.push([z, y, x]);
-                    }
-                }
-            }
-            for (axis, index) in voxel.into_iter().enumerate() {
-                piece.low[axis] = piece.low[axis].min(index);
-                piece.high[axis] = piece.high[axis].max(index);
-            }
-        }
-        found.push(piece);
-    }
-    found
-}
-
 #[expect(clippy::cast_precision_loss, reason = "counts of voxels")]
 fn number(count: usize) -> f64 {
     count as f64
@@ -91,7 +50,7 @@ fn number(count: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use ndarray::s;
+    use ndarray::{Array3, s};
 
     use super::*;
     use crate::vocabulary::space::VoxelBox;

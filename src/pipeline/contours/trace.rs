@@ -7,11 +7,13 @@
 use geo::Coord;
 use ndarray::ArrayView2;
 
+use crate::pipeline::network::MASK_THRESHOLD;
+
 /// A closed ring in a plane, voxels; the first point is not repeated.
 pub(crate) type Ring = Vec<Coord<f64>>;
 
 /// Where the field passes from organ to not organ.
-pub const THRESHOLD: f32 = 0.5;
+pub const THRESHOLD: f32 = MASK_THRESHOLD;
 
 /// A crossing keeps this far from the sample it lies beside, in voxels: a value of exactly one half would otherwise
 /// put several crossings on one point, and rounding to DS could move it to the other side.

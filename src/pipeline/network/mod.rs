@@ -23,6 +23,9 @@ pub use segment::{ModelGraphs, Network, NetworkError, Trace};
 use crate::vocabulary::organ::Organ;
 use crate::vocabulary::space::VoxelBox;
 
+/// A voxel is organ from this probability on.
+pub const MASK_THRESHOLD: f32 = 0.5;
+
 /// One organ found: its probabilities inside a box of the network grid.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OrganMask {

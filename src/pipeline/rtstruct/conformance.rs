@@ -8,6 +8,7 @@ use dicom_object::InMemDicomObject;
 
 use super::encode::Encoding;
 use super::naming::LONGEST_NAME;
+use super::structure_set::NOT_FOUND_REMARK;
 use crate::pipeline::series::CtSeries;
 use crate::vocabulary::dicom::attribute::Attributes;
 use crate::vocabulary::space::PatientPoint;
@@ -162,13 +163,24 @@ impl Gate {
         for (plane, slice) in series.slices.iter().enumerate() {
             planes.insert((slice.sop_instance_uid.as_str(), slice.frame.unwrap_or(0)), plane);
         }
+        let said_empty: BTreeSet<i64> = items(top, tags::STRUCTURE_SET_ROI_SEQUENCE)
+            .iter()
+            .filter(|roi| {
+                let remark = roi.optional_text(tags::ROI_DESCRIPTION).unwrap_or_default();
+                remark.starts_with(NOT_FOUND_REMARK)
+            })
+            .filter_map(|roi| roi.integer(tags::ROI_NUMBER).ok())
+            .collect();
         let mut seen = BTreeSet::new();
         for roi in items(top, tags::ROI_CONTOUR_SEQUENCE) {
             let number = roi.integer(tags::REFERENCED_ROI_NUMBER).unwrap_or(0);
             self.rule(numbers.contains(&number), || format!("contours for ROI {number}, which is not there"));
             self.rule(seen.insert(number), || format!("contours of ROI {number} are there twice"));
             let contours = items(&roi, tags::CONTOUR_SEQUENCE);
-            self.rule(!contours.is_empty(), || format!("ROI {number} has no contours"));
+            let empty = !roi.has(tags::CONTOUR_SEQUENCE);
+            self.rule(empty == said_empty.contains(&number) && empty == contours.is_empty(), || {
+                format!("ROI {number} has no contours and does not say so, or has some and says so")
+            });
             for (index, contour) in contours.iter().enumerate() {
                 if let Err(sentence) = check_contour(contour, series, &planes, encoding) {
                     self.broken.push(format!("contour {} of ROI {number}: {sentence}", index + 1));

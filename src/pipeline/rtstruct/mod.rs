@@ -15,4 +15,4 @@ pub use encode::{EncodedStructureSet, Encoding};
 pub use error::RtstructError;
 pub use modules::RT_STRUCTURE_SET_STORAGE;
 pub use read::{FILL_RULE, ReadRoi, ReadStructureSet, read};
-pub use structure_set::{CodedConcept, Description, Identity, Origin, Roi, StructureSet};
+pub use structure_set::{CodedConcept, Description, Identity, NotFound, Origin, Roi, StructureSet};

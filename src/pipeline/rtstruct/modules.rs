@@ -122,26 +122,34 @@ fn structure_set_roi(set: &StructureSet, number: &str, roi: &Roi) -> InMemDicomO
         Origin::Model { .. } => "AUTOMATIC",
         Origin::Masks { .. } => "",
     };
-    item([
+    let mut item = item([
         text(tags::ROI_NUMBER, VR::IS, number),
         text(tags::REFERENCED_FRAME_OF_REFERENCE_UID, VR::UI, set.series.frame_of_reference_uid.as_str()),
         text(tags::ROI_NAME, VR::LO, &roi.name),
         text(tags::ROI_GENERATION_ALGORITHM, VR::CS, algorithm),
-        text(tags::ROI_GENERATION_DESCRIPTION, VR::LO, &set.generation_text()),
-    ])
+        text(tags::ROI_GENERATION_DESCRIPTION, VR::LO, &set.generation_text_of(roi)),
+    ]);
+    if let Some(remark) = StructureSet::remark(roi) {
+        item.put(text(tags::ROI_DESCRIPTION, VR::ST, &remark));
+    }
+    item
 }
 
 /// ROI Contour (C.8.8.6).
 pub(super) fn roi_contour(set: &StructureSet) -> Vec<InMemElement> {
     let items = numbered(&set.rois).map(|(number, roi)| {
         let color = roi.color.map(|c| c.to_string()).join("\\");
-        let contours =
-            roi.contours.contours.iter().enumerate().map(|(i, c)| contour(set, i + 1, c)).collect();
-        item([
+        let mut item = item([
             text(tags::ROI_DISPLAY_COLOR, VR::IS, &color),
             text(tags::REFERENCED_ROI_NUMBER, VR::IS, &number),
-            sequence(tags::CONTOUR_SEQUENCE, contours),
-        ])
+        ]);
+        let contours: Vec<_> =
+            roi.contours.contours.iter().enumerate().map(|(i, c)| contour(set, i + 1, c)).collect();
+        // Contour Sequence is type 3 and has at least one item where it is there.
+        if !contours.is_empty() {
+            item.put(sequence(tags::CONTOUR_SEQUENCE, contours));
+        }
+        item
     });
     vec![sequence(tags::ROI_CONTOUR_SEQUENCE, items.collect())]
 }

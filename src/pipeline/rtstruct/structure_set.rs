@@ -1,5 +1,6 @@
 //! What a structure set says, before any tag.
 
+use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::naming::fit_names;
@@ -34,6 +35,19 @@ pub struct Roi {
     pub laterality: Option<CodedConcept>,
     /// Where it is; empty means not found.
     pub contours: RoiContours,
+    /// Why a person should look at it, or why it is not there; `None`: nothing stands out.
+    pub remark: Option<String>,
+}
+
+/// What becomes of an organ that was not found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotFound {
+    /// It is left out and named in the Structure Set Description.
+    #[default]
+    LeaveOut,
+    /// It is an ROI without contours that says so, and is named too.
+    EmptyRoi,
 }
 
 /// How the contours came to be.
@@ -64,6 +78,8 @@ pub struct Description {
     pub origin: Origin,
     /// How holes were written: decides Contour Geometric Type.
     pub holes: HoleForm,
+    /// What becomes of organs that were not found.
+    pub not_found: NotFound,
 }
 
 /// New identity of a structure set: the same on a retry, another for another result.
@@ -89,7 +105,10 @@ impl Identity {
     }
 }
 
-/// A structure set ready to be encoded: names fit, empty ROIs are named and not written.
+/// How the remark of an ROI without contours begins; the gate lets no other empty ROI pass.
+pub(super) const NOT_FOUND_REMARK: &str = "not found";
+
+/// A structure set ready to be encoded: names fit, what was not found is named.
 #[derive(Debug, Clone)]
 pub struct StructureSet {
     pub(super) series: CtSeries,
@@ -101,18 +120,24 @@ pub struct StructureSet {
 }
 
 impl StructureSet {
-    /// Says what is to be written: ROIs without contours are left out and named in the description, names are cut
-    /// to 16 characters, unique whatever their case, and every change is a note.
+    /// Says what is to be written: ROIs without contours are left out or written empty, and named in the description;
+    /// names are cut to 16 characters, unique whatever their case, and every change is a note.
     #[must_use]
     pub fn describe(series: &CtSeries, rois: Vec<Roi>, description: Description, identity: Identity) -> Self {
-        let (found, missing): (Vec<Roi>, Vec<Roi>) =
-            rois.into_iter().partition(|roi| !roi.contours.contours.is_empty());
-        let wanted: Vec<&str> = found.iter().map(|roi| roi.name.as_str()).collect();
+        let is_found = |roi: &Roi| !roi.contours.contours.is_empty();
+        let missing: Vec<String> =
+            rois.iter().filter(|roi| !is_found(roi)).map(|roi| roi.name.clone()).collect();
+        let written = |roi: &Roi| is_found(roi) || description.not_found == NotFound::EmptyRoi;
+        let written: Vec<Roi> = rois.into_iter().filter(written).collect();
+        let wanted: Vec<&str> = written.iter().map(|roi| roi.name.as_str()).collect();
         let (names, mut notes) = fit_names(&wanted);
-        let rois = found.into_iter().zip(names).map(|(roi, name)| Roi { name, ..roi }).collect();
-        let missing: Vec<String> = missing.into_iter().map(|roi| roi.name).collect();
+        let rois: Vec<Roi> = written.into_iter().zip(names).map(|(roi, name)| Roi { name, ..roi }).collect();
         if !missing.is_empty() {
-            notes.push(format!("left out, nothing found: {}", missing.join(", ")));
+            let what = match description.not_found {
+                NotFound::LeaveOut => "left out, nothing found",
+                NotFound::EmptyRoi => "without contours, nothing found",
+            };
+            notes.push(format!("{what}: {}", missing.join(", ")));
         }
         Self { series: series.clone(), rois, description, identity, missing, notes }
     }
@@ -129,7 +154,7 @@ impl StructureSet {
         &self.rois
     }
 
-    /// Structure Set Description (ST, 1024 characters): warning, origin, what is missing.
+    /// Structure Set Description (ST, 1024 characters): warning, origin, what is missing, what needs a look.
     pub(super) fn text(&self) -> String {
         let mut text =
             format!("Research, not for clinical use. Made by Oarlock {}", env!("CARGO_PKG_VERSION"));
@@ -142,10 +167,34 @@ impl StructureSet {
         if !self.missing.is_empty() {
             text += &format!(" Not found: {}.", self.missing.join(", "));
         }
-        text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '_' }).take(1024).collect()
+        let doubtful: Vec<&str> =
+            self.rois.iter().filter(|roi| needs_a_look(roi)).map(|roi| roi.name.as_str()).collect();
+        if !doubtful.is_empty() {
+            text += &format!(" Check first: {}.", doubtful.join(", "));
+        }
+        ascii(&text, 1024)
     }
 
-    /// ROI Generation Description (LO, 64 characters).
+    /// ROI Description (ST, 1024 characters): why to look, or that nothing was found; `None` where there is nothing to
+    /// say. (ROI Observation Label and Description are retired.)
+    pub(super) fn remark(roi: &Roi) -> Option<String> {
+        let remark = roi.remark.as_deref();
+        let text = match (roi.contours.contours.is_empty(), remark) {
+            (true, None) => NOT_FOUND_REMARK.to_owned(),
+            (true, Some(remark)) => format!("{NOT_FOUND_REMARK}: {remark}"),
+            (false, None) => return None,
+            (false, Some(remark)) => format!("check: {remark}"),
+        };
+        Some(ascii(&text, 1024))
+    }
+
+    /// ROI Generation Description (LO, 64 characters) of an ROI: [`Self::generation_text`], with a word in front where it needs a look.
+    pub(super) fn generation_text_of(&self, roi: &Roi) -> String {
+        let text = self.generation_text();
+        if needs_a_look(roi) { ascii(&format!("CHECK. {text}"), 64) } else { text }
+    }
+
+    /// Series Description (LO, 64 characters): the warning and what made the contours.
     pub(super) fn generation_text(&self) -> String {
         let origin = match &self.description.origin {
             Origin::Model { name, fingerprint, provider } => {
@@ -156,10 +205,16 @@ impl StructureSet {
             }
             Origin::Masks { .. } => "converted masks".to_owned(),
         };
-        let text = format!("Research, not for clinical use: {origin}");
-        text.chars()
-            .map(|c| if c.is_ascii_graphic() && c != '\\' || c == ' ' { c } else { '_' })
-            .take(64)
-            .collect()
+        ascii(&format!("Research, not for clinical use: {origin}"), 64)
     }
+}
+
+fn needs_a_look(roi: &Roi) -> bool {
+    roi.remark.is_some() && !roi.contours.contours.is_empty()
+}
+
+/// At most so many characters of the default character set, without the backslash that separates values.
+fn ascii(text: &str, longest: usize) -> String {
+    let allowed = |c: char| if c.is_ascii_graphic() && c != '\\' || c == ' ' { c } else { '_' };
+    text.chars().map(allowed).take(longest).collect()
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::Evaluation;
 use crate::learning::evaluate::summary::{Estimate, mean_over_organs};
-use crate::learning::evaluate::{Comparison, Measure, RESAMPLES, SEED, Summary, TOLERANCES_MM};
+use crate::learning::evaluate::{Comparison, DoubtReport, Measure, RESAMPLES, SEED, Summary, TOLERANCES_MM};
 use crate::settings::StructureTemplate;
 use crate::vocabulary::organ::Organ;
 
@@ -71,8 +71,21 @@ pub(super) fn evaluation_json(evaluation: &Evaluation, template: &StructureTempl
         "mean_over_organs": over_organs,
         "interval": { "method": "percentile bootstrap over cases", "level": 0.95, "resamples": RESAMPLES, "seed": SEED },
         "cases": by_case.collect::<Map<String, Value>>(),
+        "doubt": DoubtReport::of(&evaluation.judged()).map(|report| doubt_json(&report)),
         "left_out": left_out,
         "not_measured": not_measured,
+    })
+}
+
+fn doubt_json(report: &DoubtReport) -> Value {
+    json!({
+        "n": report.n,
+        "n_bad": report.n_bad,
+        "n_to_check": report.n_flagged,
+        "n_bad_to_check": report.n_bad_flagged,
+        "n_expected": report.n_expected,
+        "correlation": report.correlation,
+        "auc": report.auc,
     })
 }
 

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub use json::comparison_json;
 
-use super::{Comparison, Summary};
+use super::{Comparison, Judged, Summary};
 use crate::learning::dataset::OrganSet;
 use crate::settings::StructureTemplate;
 use crate::vocabulary::organ::Organ;
@@ -48,6 +48,8 @@ pub struct EvaluatedCase {
     pub drawn: OrganSet,
     /// Drawings of the truth that are not believed, one sentence each.
     pub left_out: Vec<String>,
+    /// What the model thought of its contours that have a truth.
+    pub judged: Vec<Judged>,
     /// Why the case was not evaluated; it is in no figure.
     pub error: Option<String>,
 }
@@ -97,6 +99,12 @@ impl Evaluation {
             (!all.is_empty()).then(|| (organ, Summary::of(&all)))
         };
         Organ::ALL.into_iter().filter_map(of).collect()
+    }
+
+    /// What the model thought of all contours that have a truth.
+    #[must_use]
+    pub fn judged(&self) -> Vec<Judged> {
+        self.evaluated().flat_map(|case| case.judged.iter().cloned()).collect()
     }
 
     /// How many scans the model drew the organ in, whether or not there is a truth to compare with.
