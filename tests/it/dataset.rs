@@ -236,7 +236,9 @@ fn each_fault_has_its_own_words_and_leaves_nothing_behind() {
     refused(add(&cut, &data, &[]), &data, "is damaged, so a slice may be missing");
 
     let other = patient(folder.path(), 12, "HFS");
-    let strange = spoilt(&|_, truth| drop(std::fs::copy(other.join("truth.dcm"), truth).unwrap()));
+    let strange = spoilt(&|_, truth| {
+        std::fs::copy(other.join("truth.dcm"), truth).unwrap();
+    });
     refused(add(&strange, &data, &[]), &data, "another frame of reference");
 
     let left = number(&good.join("truth.dcm"), "Parotid_L");

@@ -10,6 +10,9 @@ const FLAT: f64 = 0.25;
 /// Rings nearer than this part of the slice distance are in one plane.
 const SAME_PLANE: f64 = 0.1;
 
+/// Fewer planes do not tell contours on every second slice from an organ with a hole between two slices.
+const PLANES_OF_A_HABIT: usize = 4;
+
 /// An ROI as voxels.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Rasterised {
@@ -44,7 +47,8 @@ pub(super) fn rasterise(rings: &[Vec<PatientPoint>], grid: &Grid) -> Rasterised 
     }
     let mut gaps: Vec<f64> = planes.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
     gaps.sort_by(f64::total_cmp);
-    let reach = gaps.get(gaps.len() / 2).copied().unwrap_or(1.0).max(1.0) / 2.0;
+    let habit = gaps.get(gaps.len() / 2).filter(|_| planes.len() >= PLANES_OF_A_HABIT);
+    let reach = habit.copied().unwrap_or(1.0).max(1.0) / 2.0;
     let n_slices = grid.shape()[0];
     let last = n_slices as f64 - 1.0;
     let beyond = planes.iter().filter(|(z, _)| *z + reach <= 0.0 || *z - reach > last);
@@ -100,11 +104,10 @@ mod tests {
         let ring = |z, x1| rectangle(z, [2.0, 9.0], [3.0, x1]);
         // Half-way between slices: each fills the slice below it.
         assert_eq!(slices(&[ring(2.5, 14.0), ring(3.5, 10.0)]), [0, 0, 77, 49, 0, 0, 0, 0, 0]);
-        // Every second slice: each reaches a slice's distance on both sides, half-open.
-        assert_eq!(
-            slices(&[ring(2.0, 14.0), ring(4.0, 10.0), ring(6.0, 5.0)]),
-            [0, 77, 77, 49, 49, 14, 14, 0, 0]
-        );
+        // Every second slice: each reaches a slice's distance on both sides, half-open; two planes are no habit.
+        let second = [ring(1.0, 14.0), ring(3.0, 10.0), ring(5.0, 5.0), ring(7.0, 14.0)];
+        assert_eq!(slices(&second), [77, 77, 49, 49, 14, 14, 77, 77, 0]);
+        assert_eq!(slices(&second[..2]), [0, 77, 0, 49, 0, 0, 0, 0, 0]);
         // Thrice as dense as the slices: the nearest counts.
         let dense: Vec<_> =
             (6..13).map(|n| ring(f64::from(n) / 3.0, if n % 3 == 0 { 14.0 } else { 10.0 })).collect();
