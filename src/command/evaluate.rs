@@ -13,8 +13,8 @@ use crate::cli::EvaluateArgs;
 use crate::learning::evaluate::{
     Comparison, DoubtReport, HeldOut, Judged, Spread, Summary, TruthCase, calibrate, compare,
 };
-use crate::pipeline::delivery::replace;
 use crate::pipeline::contours::{TraceOptions, fill};
+use crate::pipeline::delivery::replace;
 use crate::pipeline::{ContouringModel, find_organs, rtstruct};
 use crate::settings::{StructureTemplate, text_of_calibration};
 use crate::vocabulary::causes::with_causes;

@@ -100,7 +100,11 @@ fn table(records: &[OrganRecord], is_calibrated: bool) -> Vec<String> {
     let mut lines = vec!["organ             detected   volume  expected DSC".to_owned()];
     for organ in records {
         let name = &organ.roi_name;
-        let check = if organ.check.is_empty() { String::new() } else { format!("  check: {}", organ.check.join("; ")) };
+        let check = if organ.check.is_empty() {
+            String::new()
+        } else {
+            format!("  check: {}", organ.check.join("; "))
+        };
         lines.push(if organ.found {
             let detected = organ.detection_probability.unwrap_or_default() * 100.0;
             let expected = organ.expected_dsc.map_or_else(|| "-".to_owned(), |dsc| format!("{dsc:.2}"));
@@ -110,7 +114,9 @@ fn table(records: &[OrganRecord], is_calibrated: bool) -> Vec<String> {
         });
     }
     if !is_calibrated {
-        lines.push("The model has no calibration: no expected DSC, and organs to check by rules only.".to_owned());
+        lines.push(
+            "The model has no calibration: no expected DSC, and organs to check by rules only.".to_owned(),
+        );
     }
     lines
 }

@@ -10,7 +10,8 @@ pub mod series;
 pub mod volume;
 
 use self::anatomy::{
-    AnatomySettings, Calibration, Doubt, Finding, Signs, agreement, examine, judge, mirrored, mirrored_back, signs,
+    AnatomySettings, Calibration, Doubt, Finding, Signs, agreement, examine, judge, mirrored, mirrored_back,
+    signs,
 };
 use self::contours::{RoiContours, TraceOptions, trace_all, volume_mm3};
 use self::network::{Network, NetworkError, OrganMask};
@@ -204,9 +205,8 @@ pub fn organs_of(
             found.doubt.reasons.extend(found.findings.iter().map(ToString::to_string));
             continue;
         };
-        let in_mirror = |mirror: &Vec<OrganMask>| {
-            agreement(mask, mirror.iter().find(|other| other.organ == found.organ))
-        };
+        let in_mirror =
+            |mirror: &Vec<OrganMask>| agreement(mask, mirror.iter().find(|other| other.organ == found.organ));
         let mirror_dice = seen.mirror.as_ref().map(in_mirror);
         let partner_cm3 = found.organ.partner().map(|partner| volumes_cm3[partner.index()]);
         let signs = signs(mask, *volume_cm3, partner_cm3, &found.findings, mirror_dice);

@@ -73,7 +73,9 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
                 }
                 if *choice == "all" {
                     for finding in &found.findings {
-                        *findings.entry(format!("{} {}", kind(finding), found.organ.paper_name())).or_default() += 1;
+                        *findings
+                            .entry(format!("{} {}", kind(finding), found.organ.paper_name()))
+                            .or_default() += 1;
                     }
                 }
             }

@@ -8,7 +8,9 @@ use geo::{Area, BooleanOps, Coord, Euclidean, Length, LineString, Polygon};
 use ndarray::Array3;
 use oarlock::learning::phantom::{Bodies, PhantomIdentity, ScanGeometry, scan, write_ct_series};
 use oarlock::pipeline::anatomy::{AnatomySettings, Finding, examine};
-use oarlock::pipeline::contours::{HoleForm, RoiContours, TraceOptions, contours_of_mask, trace_all, volume_mm3};
+use oarlock::pipeline::contours::{
+    HoleForm, RoiContours, TraceOptions, contours_of_mask, trace_all, volume_mm3,
+};
 use oarlock::pipeline::network::OrganMask;
 use oarlock::pipeline::rtstruct::{self, Description, Identity, NotFound, Origin, Roi, StructureSet};
 use oarlock::pipeline::series::CtSeries;
@@ -19,7 +21,14 @@ use oarlock::vocabulary::space::{Grid, PatientPoint, PatientVector, VoxelBox, Vo
 use crate::support::peer;
 
 /// A soft ball on the network's grid: one half at its surface, rising by 1 over `soft_mm`, never above `most`.
-fn ball(organ: Organ, grid: &Grid, centre: PatientPoint, radius_mm: f64, soft_mm: f64, most: f64) -> OrganMask {
+fn ball(
+    organ: Organ,
+    grid: &Grid,
+    centre: PatientPoint,
+    radius_mm: f64,
+    soft_mm: f64,
+    most: f64,
+) -> OrganMask {
     let region = VoxelBox { start: [4, 8, 8], end: [36, 56, 64] };
     let probability = Array3::from_shape_fn(region.shape(), |(k, j, i)| {
         let v = VoxelPoint { z: (k + 4) as f64, y: (j + 8) as f64, x: (i + 8) as f64 };
@@ -63,14 +72,16 @@ fn shared(a: &RoiContours, b: &RoiContours, grid: &Grid) -> (f64, f64) {
 /// all three cover together stays the same.
 #[test]
 fn contours_of_exclusive_organs_do_not_cross() {
-    let network = Grid::axial([40, 64, 72], [3.0, 2.5, 2.5], PatientPoint::lps_mm(-90.0, -80.0, 0.0)).unwrap();
+    let network =
+        Grid::axial([40, 64, 72], [3.0, 2.5, 2.5], PatientPoint::lps_mm(-90.0, -80.0, 0.0)).unwrap();
     let (sin, cos) = 0.3_f64.sin_cos();
     let directions = [
         PatientVector::lps(0.0, -sin, cos),
         PatientVector::lps(0.0, cos, sin),
         PatientVector::lps(1.0, 0.0, 0.0),
     ];
-    let image = Grid::new([90, 150, 170], [1.9, 0.9, 1.1], PatientPoint::lps_mm(-92.0, -50.0, -20.0), directions);
+    let image =
+        Grid::new([90, 150, 170], [1.9, 0.9, 1.1], PatientPoint::lps_mm(-92.0, -50.0, -20.0), directions);
     let image = image.unwrap();
     let at = PatientPoint::lps_mm;
     let masks = vec![
@@ -158,7 +169,12 @@ fn structure_set(series: &CtSeries, not_found: NotFound) -> StructureSet {
         bits += 1;
         bits
     };
-    StructureSet::describe(series, rois, description, Identity::mint(&mut mint, time::OffsetDateTime::UNIX_EPOCH))
+    StructureSet::describe(
+        series,
+        rois,
+        description,
+        Identity::mint(&mut mint, time::OffsetDateTime::UNIX_EPOCH),
+    )
 }
 
 fn text(object: &InMemDicomObject, keyword: &str) -> Option<String> {

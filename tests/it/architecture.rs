@@ -107,7 +107,8 @@ fn no_arrow_points_back() {
 #[test]
 fn the_line_asks_neither_the_clock_nor_chance() {
     let sources = sources();
-    let rooms = ["volume/", "network/", "anatomy/", "contours/", "rtstruct/"].map(|room| format!("pipeline/{room}"));
+    let rooms =
+        ["volume/", "network/", "anatomy/", "contours/", "rtstruct/"].map(|room| format!("pipeline/{room}"));
     let words = [
         "Instant::now",
         "SystemTime",

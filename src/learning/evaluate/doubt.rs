@@ -257,7 +257,9 @@ fn fit(rows: &[&Judged], of_organ: &BTreeMap<Organ, usize>, n_features: usize) -
         organs: of_organ
             .iter()
             .zip(&solved[1 + n_features..])
-            .map(|((organ, n_rows), shift)| (format!("{organ:?}"), OrganShift { shift: *shift, n_rows: *n_rows }))
+            .map(|((organ, n_rows), shift)| {
+                (format!("{organ:?}"), OrganShift { shift: *shift, n_rows: *n_rows })
+            })
             .collect(),
         rms_error: 0.0,
         look_below: BAD_DICE,

@@ -15,21 +15,20 @@ const MOST_MOVED: f64 = 0.3;
 /// the network's grid that leaves fewest voxels on the wrong side, the middle one of equals. Source of a border that is an axial
 /// plane: the contouring guideline of Brouwer et al. 2015 (tip of the dens).
 pub(super) fn brain_stem_above_cord(examined: &mut Examined, grid: &Grid) {
-    let (Some(b), Some(c)) = (examined.place_of(Organ::BrainStem), examined.place_of(Organ::SpinalCord)) else {
+    let (Some(b), Some(c)) = (examined.place_of(Organ::BrainStem), examined.place_of(Organ::SpinalCord))
+    else {
         return;
     };
     let region = common(examined.masks[b].region, examined.masks[c].region);
     let (stem, cord) = (counts(&examined.masks[b], region), counts(&examined.masks[c], region));
-    let (Some(lowest), Some(highest)) =
-        (stem.iter().position(|n| *n > 0), cord.iter().rposition(|n| *n > 0))
+    let (Some(lowest), Some(highest)) = (stem.iter().position(|n| *n > 0), cord.iter().rposition(|n| *n > 0))
     else {
         return;
     };
     if highest < lowest {
         return;
     }
-    let wrong =
-        |first: usize| stem[..first].iter().sum::<usize>() + cord[first..].iter().sum::<usize>();
+    let wrong = |first: usize| stem[..first].iter().sum::<usize>() + cord[first..].iter().sum::<usize>();
     let heights = lowest..=highest + 1;
     let least = heights.clone().map(wrong).min().unwrap_or(0);
     let best: Vec<usize> = heights.filter(|first| wrong(*first) == least).collect();
@@ -79,7 +78,9 @@ fn common(a: VoxelBox, b: VoxelBox) -> VoxelBox {
 /// Voxels of the organ in each plane of a box around its own.
 fn counts(mask: &OrganMask, region: VoxelBox) -> Vec<usize> {
     let mut counts = vec![0; region.shape()[0]];
-    for (plane, n) in mask.probability.axis_iter(Axis(0)).zip(&mut counts[mask.region.start[0] - region.start[0]..]) {
+    for (plane, n) in
+        mask.probability.axis_iter(Axis(0)).zip(&mut counts[mask.region.start[0] - region.start[0]..])
+    {
         *n = plane.iter().filter(|p| **p >= MASK_THRESHOLD).count();
     }
     counts
@@ -87,9 +88,8 @@ fn counts(mask: &OrganMask, region: VoxelBox) -> Vec<usize> {
 
 fn grown(mask: &OrganMask, region: VoxelBox) -> Array3<f32> {
     let mut probability = Array3::zeros(region.shape());
-    let [z, y, x] = [0, 1, 2].map(|axis| {
-        mask.region.start[axis] - region.start[axis]..mask.region.end[axis] - region.start[axis]
-    });
+    let [z, y, x] = [0, 1, 2]
+        .map(|axis| mask.region.start[axis] - region.start[axis]..mask.region.end[axis] - region.start[axis]);
     probability.slice_mut(s![z, y, x]).assign(&mask.probability);
     probability
 }
@@ -103,8 +103,7 @@ mod tests {
     const CORD: [std::ops::Range<usize>; 3] = [3..22, 23..27, 30..34];
 
     fn with(stem: &[[std::ops::Range<usize>; 3]]) -> Examined {
-        let mut found =
-            examined(vec![organ(Organ::BrainStem, stem), organ(Organ::SpinalCord, &[CORD])]);
+        let mut found = examined(vec![organ(Organ::BrainStem, stem), organ(Organ::SpinalCord, &[CORD])]);
         brain_stem_above_cord(&mut found, &grid());
         found
     }

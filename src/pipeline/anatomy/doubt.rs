@@ -125,7 +125,11 @@ impl Calibration {
                 return Err(wrong("features", names.join(", "), "the features of this program in its order"));
             }
             if let Some(organ) = fit.organs.keys().find(|name| organ_named(name).is_none()) {
-                return Err(wrong("organs", organ.clone(), "names of the 28 organs as config/organs.yaml has them"));
+                return Err(wrong(
+                    "organs",
+                    organ.clone(),
+                    "names of the 28 organs as config/organs.yaml has them",
+                ));
             }
             let numbers = fit.features.iter().flat_map(|f| [f.mean, f.weight]);
             let numbers = numbers.chain(fit.organs.values().map(|organ| organ.shift));
@@ -152,7 +156,8 @@ impl Fit {
     pub fn expected_dice(&self, organ: Organ, signs: &Signs) -> Option<f64> {
         let shift = self.organs.get(&format!("{organ:?}"))?.shift;
         let features = signs.features(organ);
-        let weighed = features.iter().zip(&self.features).map(|(value, f)| f.weight * (value - f.mean) / f.deviation);
+        let weighed =
+            features.iter().zip(&self.features).map(|(value, f)| f.weight * (value - f.mean) / f.deviation);
         Some((self.intercept + shift + weighed.sum::<f64>()).clamp(0.0, 1.0))
     }
 }
@@ -298,7 +303,10 @@ mod tests {
         assert_eq!(of(good(), &[]), "");
         assert_eq!(of(Signs { detection_probability: 0.42, ..good() }, &[]), "detected with 42 % only");
         assert_eq!(of(Signs { volume_cm3: 2.1, ..good() }, &[]), "volume 2.10 cm3, usual 8 to 75");
-        assert_eq!(of(Signs { side_ratio: Some(0.3), ..good() }, &[]), "0.3 times the volume of the other side");
+        assert_eq!(
+            of(Signs { side_ratio: Some(0.3), ..good() }, &[]),
+            "0.3 times the volume of the other side"
+        );
         assert!(of(Signs { promised_dice: 0.5, ..good() }, &[]).starts_with("blurred"));
         assert_eq!(of(Signs { mirror_dice: Some(0.2), ..good() }, &[]), "DSC 0.20 with the mirrored patient");
         let cut = Finding::Truncated { at: ScanEnd::Inferior };

@@ -34,9 +34,8 @@ pub(super) fn no_voxel_for_two(examined: &mut Examined, grid: &Grid, eye_include
         }
         let winner = claims.iter().find(|claim| claim.probability >= MASK_THRESHOLD);
         for loser in before {
-            let lost = claims
-                .iter()
-                .any(|claim| claim.organ == loser.organ && claim.probability < MASK_THRESHOLD);
+            let lost =
+                claims.iter().any(|claim| claim.organ == loser.organ && claim.probability < MASK_THRESHOLD);
             if let Some(winner) = winner.filter(|_| lost) {
                 *given.entry((loser.organ, winner.organ)).or_default() += 1;
             }
@@ -103,7 +102,8 @@ fn settle(claims: &mut [Claim], eye_includes_lens: bool) {
             !eye_includes_lens
                 || (lens_of(claim.organ) != Some(winner.organ) && lens_of(winner.organ) != Some(claim.organ))
         };
-        let second = others.iter().filter(|claim| rivals(claim)).map(|claim| claim.probability).fold(0.0, f32::max);
+        let second =
+            others.iter().filter(|claim| rivals(claim)).map(|claim| claim.probability).fold(0.0, f32::max);
         if winner.probability + second <= 1.0 - SLACK {
             continue;
         }

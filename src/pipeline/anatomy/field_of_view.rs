@@ -23,8 +23,7 @@ fn ends(mask: &OrganMask, network_grid: &Grid, image_grid: &Grid) -> Vec<ScanEnd
     for ((z, y, x), _) in mask.probability.indexed_iter().filter(|(_, p)| **p >= MASK_THRESHOLD) {
         let [k, j, i]: [usize; 3] =
             [z + mask.region.start[0], y + mask.region.start[1], x + mask.region.start[2]];
-        let patient =
-            network_grid.patient_from_voxel(VoxelPoint { z: k as f64, y: j as f64, x: i as f64 });
+        let patient = network_grid.patient_from_voxel(VoxelPoint { z: k as f64, y: j as f64, x: i as f64 });
         let v = image_grid.voxel_from_patient(patient);
         let mut at_an_end = false;
         for (axis, at) in [v.z, v.y, v.x].into_iter().enumerate() {
@@ -87,7 +86,8 @@ mod tests {
             PatientVector::lps(0.0, -1.0, 0.0),
             PatientVector::lps(1.0, 0.0, 0.0),
         ];
-        let image = Grid::new([41, 60, 127], [2.0, 1.0, 1.0], PatientPoint::lps_mm(-63.0, 0.0, 90.0), directions);
+        let image =
+            Grid::new([41, 60, 127], [2.0, 1.0, 1.0], PatientPoint::lps_mm(-63.0, 0.0, 90.0), directions);
         let image = image.unwrap();
         // Slices of the network lie at 10 + 3 k mm: 26 at 88 mm, 3 mm from the image's end at 91; 25 at 85 mm.
         assert_eq!(marks(&image, &[10..27, 5..15, 20..40]), [ScanEnd::Superior]);
@@ -100,7 +100,8 @@ mod tests {
     #[test]
     fn the_end_of_the_window_is_told_apart() {
         let long =
-            Grid::axial([200, 100, 160], [3.0, 2.5, 2.0], PatientPoint::lps_mm(-120.0, -100.0, -300.0)).unwrap();
+            Grid::axial([200, 100, 160], [3.0, 2.5, 2.0], PatientPoint::lps_mm(-120.0, -100.0, -300.0))
+                .unwrap();
         assert_eq!(marks(&long, &[0..20, 5..15, 20..40]), [ScanEnd::Window]);
         assert_eq!(marks(&long, &[1..20, 5..15, 20..40]), []);
     }

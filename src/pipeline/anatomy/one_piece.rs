@@ -103,7 +103,8 @@ mod tests {
     #[test]
     fn a_cord_with_a_gap_is_marked_not_cut() {
         let cord = [[2..9, 20..24, 30..34], [11..30, 21..24, 30..34]];
-        let (n, findings) = kept(Organ::SpinalCord, &[cord[0].clone(), cord[1].clone(), [15..20, 5..15, 50..54]]);
+        let (n, findings) =
+            kept(Organ::SpinalCord, &[cord[0].clone(), cord[1].clone(), [15..20, 5..15, 50..54]]);
         assert_eq!(n, 7 * 16 + 19 * 12);
         assert!(matches!(findings[..], [Finding::PiecesRemoved { n: 1, .. }, Finding::Interrupted { n: 2 }]));
     }

@@ -152,7 +152,10 @@ mod tests {
         let start = AnatomySettings { mirror: true, eye_includes_lens: true, ..AnatomySettings::NONE };
         let chosen = |text: &str| text.parse::<RuleChoice>().map(|choice| choice.applied(start));
         assert_eq!(chosen("none"), Ok(start));
-        assert_eq!(chosen("only=sides,exclusive"), Ok(AnatomySettings { sides: true, exclusive: true, ..start }));
+        assert_eq!(
+            chosen("only=sides,exclusive"),
+            Ok(AnatomySettings { sides: true, exclusive: true, ..start })
+        );
         let all = AnatomySettings { mirror: true, eye_includes_lens: true, ..AnatomySettings::default() };
         assert_eq!(chosen("all"), Ok(all));
         assert_eq!(chosen("without=truncated"), Ok(AnatomySettings { truncated: false, ..all }));

@@ -36,7 +36,9 @@ pub(super) fn each_on_its_side(examined: &mut Examined, grid: &Grid) {
         let Some(plane) = Midplane::through(&others) else { continue };
         let pair = [left, right].map(|organ| examined.place_of(organ));
         let wrong = [left, right].map(|organ| {
-            examined.place_of(organ).is_some_and(|n| wholly_beyond(&examined.masks[n], grid, &plane, organ == left))
+            examined
+                .place_of(organ)
+                .is_some_and(|n| wholly_beyond(&examined.masks[n], grid, &plane, organ == left))
         });
         if let ([Some(l), Some(r)], [true, true]) = (pair, wrong) {
             examined.masks[l].organ = right;
@@ -162,7 +164,8 @@ mod tests {
 
     #[test]
     fn the_part_beyond_the_middle_goes() {
-        let found = with(&[(Organ::ParotidL, &[LEFT, [20..22, 21..23, 10..13]]), (Organ::ParotidR, &[RIGHT])]);
+        let found =
+            with(&[(Organ::ParotidL, &[LEFT, [20..22, 21..23, 10..13]]), (Organ::ParotidR, &[RIGHT])]);
         assert_eq!(n_of(&found, Organ::ParotidL), Some(9 * 7 * 8));
         let Finding::BeyondMidplane { cm3 } = found.findings[&Organ::ParotidL][0] else { panic!() };
         assert!((cm3 - 12.0 * 0.015).abs() < 1e-9);

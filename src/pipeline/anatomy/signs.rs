@@ -143,7 +143,12 @@ mod tests {
     fn mask(start: [usize; 3], row: [f32; 4]) -> OrganMask {
         let probability = Array3::from_shape_vec((1, 1, 4), row.to_vec()).unwrap();
         let end = [start[0] + 1, start[1] + 1, start[2] + 4];
-        OrganMask { organ: Organ::ParotidL, detection_probability: 0.75, region: VoxelBox { start, end }, probability }
+        OrganMask {
+            organ: Organ::ParotidL,
+            detection_probability: 0.75,
+            region: VoxelBox { start, end },
+            probability,
+        }
     }
 
     /// Inside 0.5 + 1, two voxels, 1.75 in all: 2 * 1.5 / 3.75.
@@ -167,10 +172,8 @@ mod tests {
     /// A parotid of 2 cm3, limits 8 and 75: ln of the middle is 3.198, half the width 1.119; (0.693 - 3.198) / 1.119.
     #[test]
     fn features_by_hand() {
-        let findings = [
-            Finding::PiecesRemoved { n: 1, cm3: 0.5 },
-            Finding::Truncated { at: ScanEnd::Superior },
-        ];
+        let findings =
+            [Finding::PiecesRemoved { n: 1, cm3: 0.5 }, Finding::Truncated { at: ScanEnd::Superior }];
         let signs = signs(&mask([0; 3], [0.0, 1.0, 1.0, 0.0]), 2.0, Some(8.0), &findings, None);
         let features = signs.features(Organ::ParotidL);
         let wanted = [1.0, 3.0_f64.ln(), -2.2389, 5.0125, 4.0_f64.ln(), 0.2, 1.0];
