@@ -147,7 +147,14 @@ fn open_door(settings: &ServiceSettings) -> Finding {
 
 fn model(settings: &ServiceSettings) -> Finding {
     match ModelRegistry::usual().load(&settings.network.model) {
-        Ok(model) => Finding::ok("model", format_args!("{} {}", settings.network.model, model.fingerprint())),
+        Ok(model) => {
+            let doubt = match model.calibration {
+                Some(_) => "with the calibration of its doubt",
+                None => "without a calibration: which organs to check is told by rules only",
+            };
+            let text = format!("{} {}, {doubt}", settings.network.model, model.fingerprint());
+            Finding::ok("model", text)
+        }
         Err(error) => Finding::bad("model", with_causes(&error)),
     }
 }

@@ -12,7 +12,7 @@ use super::comparison_table::{number, summary_lines};
 use super::contouring::{load_model, practice};
 use super::{CommandResult, RuntimeChoice, say, tell};
 use crate::cli::{EvaluateArgs, SplitArg};
-use crate::learning::dataset::{Doubt, OrganSet, Part};
+use crate::learning::dataset::{OrganSet, Part};
 use crate::learning::evaluate::report::{EvaluatedCase, Evaluation, WorstPicture};
 use crate::learning::evaluate::{
     Comparison, DoubtReport, HeldOut, Judged, Spread, Summary, TruthCase, calibrate, compare,
@@ -159,7 +159,7 @@ fn measure(name: &str, case: &TruthCase, model: &mut ContouringModel) -> Result<
             Some((found.organ, compare(truth, &predicted, grid), predicted))
         })
         .collect();
-    let left_out = |(organ, doubt): &(Organ, Doubt)| format!("{} left out: {doubt}", organ.paper_name());
+    let left_out = |(organ, doubt): &(Organ, String)| format!("{} left out: {doubt}", organ.paper_name());
     let case = EvaluatedCase {
         name: name.to_owned(),
         organs: compared.iter().map(|(organ, comparison, _)| (*organ, *comparison)).collect(),

@@ -12,7 +12,8 @@ use crate::pipeline::anatomy::Calibration;
 pub fn calibration_of_text(text: &str, path: &Path) -> Result<Calibration, SettingsError> {
     let calibration: Calibration =
         serde_yaml::from_str(text).map_err(|source| SettingsError::Yaml { path: path.to_owned(), source })?;
-    calibration.check().map_err(|source| SettingsError::Calibration { path: path.to_owned(), source })?;
+    let refused = |source| SettingsError::Calibration { path: path.to_owned(), source: Box::new(source) };
+    calibration.check().map_err(refused)?;
     Ok(calibration)
 }
 

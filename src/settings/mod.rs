@@ -64,7 +64,7 @@ pub enum SettingsError {
         path: PathBuf,
         /// What is wrong.
         #[source]
-        source: CalibrationError,
+        source: Box<CalibrationError>,
     },
     /// A value that is not allowed.
     #[error("{path}: {key} is {found}, allowed: {allowed}")]

@@ -142,14 +142,16 @@ fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
 }
 
 fn auc(pairs: &[(f64, f64)]) -> Option<f64> {
-    let (bad, fine): (Vec<(f64, f64)>, Vec<(f64, f64)>) =
-        pairs.iter().copied().partition(|(_, dice)| *dice < BAD_DICE);
+    let expected = |wanted: &dyn Fn(f64) -> bool| -> Vec<f64> {
+        pairs.iter().filter(|(_, dice)| wanted(*dice)).map(|(expected, _)| *expected).collect()
+    };
+    let (bad, fine) = (expected(&|dice| dice < BAD_DICE), expected(&|dice| dice >= BAD_DICE));
     let wins = |bad: f64, fine: f64| match bad.total_cmp(&fine) {
         std::cmp::Ordering::Less => 1.0,
         std::cmp::Ordering::Equal => 0.5,
         std::cmp::Ordering::Greater => 0.0,
     };
-    let sum: f64 = bad.iter().flat_map(|b| fine.iter().map(|f| wins(b.0, f.0))).sum();
+    let sum: f64 = bad.iter().flat_map(|b| fine.iter().map(|f| wins(*b, *f))).sum();
     let n = bad.len() * fine.len();
     (n > 0).then(|| sum / n as f64)
 }

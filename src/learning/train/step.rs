@@ -125,7 +125,8 @@ impl Trainer {
     }
 
     /// Takes one step on a sample and returns its losses and the length of its gradient before it was cut; where one is
-    /// not a number, nothing is changed.
+    /// not a number, nothing is changed. In mixed precision a step whose gradients overflow changes the loss scale alone;
+    /// its length is given as 0.
     pub(super) fn step(
         &mut self,
         sample: &Sample,
@@ -181,7 +182,7 @@ impl Trainer {
                     scale = next.scale,
                     "gradients beyond 16 bits, no step is taken"
                 );
-                return Ok(losses);
+                return Ok((losses, 0.0));
             }
         }
         let length = clip(&mut gradients, plan.longest_gradient);

@@ -309,10 +309,10 @@ mod tests {
         );
         assert!(of(Signs { promised_dice: 0.5, ..good() }, &[]).starts_with("blurred"));
         assert_eq!(of(Signs { mirror_dice: Some(0.2), ..good() }, &[]), "DSC 0.20 with the mirrored patient");
-        let cut = Finding::Truncated { at: ScanEnd::Inferior };
+        let cut = [Finding::Truncated { at: ScanEnd::Inferior }];
         let truncated = Signs { truncated: true, volume_cm3: 2.0, ..good() };
-        assert_eq!(of(truncated.clone(), &[cut.clone()]), "cut by the lower end of the scan");
-        assert_eq!(judge(Organ::SpinalCord, &truncated, &[cut], None).text(), "");
+        assert_eq!(of(truncated.clone(), &cut), "cut by the lower end of the scan");
+        assert_eq!(judge(Organ::SpinalCord, &truncated, &cut, None).text(), "");
         let small = Finding::PiecesRemoved { n: 2, cm3: 0.3 };
         assert_eq!(of(Signs { removed_share: 0.01, ..good() }, &[small]), "");
         assert!(of(good(), &[Finding::SidesExchanged]).contains("exchanged"));
@@ -329,6 +329,7 @@ mod tests {
         assert!(broken(&|c| c.mirrored.features[2].deviation = 0.0).contains("above zero"));
         assert!(broken(&|c| c.mirrored.look_below = f64::NAN).contains("finite"));
         let nose = OrganShift { shift: 0.0, n_rows: 1 };
-        assert!(broken(&|c| drop(c.plain.organs.insert("Nose".into(), nose.clone()))).contains("Nose"));
+        let with_nose = |c: &mut Calibration| c.plain.organs.extend([("Nose".to_owned(), nose.clone())]);
+        assert!(broken(&with_nose).contains("Nose"));
     }
 }
