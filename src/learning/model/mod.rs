@@ -51,7 +51,7 @@ pub enum ModelError {
         name: String,
         /// Why.
         #[source]
-        source: SettingsError,
+        source: Box<SettingsError>,
     },
     /// A file is missing or unwritable.
     #[error("cannot {operation} {path}: check that it is there, the permissions and the free space")]

@@ -143,7 +143,7 @@ fn calibration_of(stored: &StoredModel, folder: Option<&Path>) -> Result<Option<
     }
     let text = String::from_utf8_lossy(&bytes_of(folder, &file)?).into_owned();
     let calibration = calibration_of_text(&text, Path::new(&file))
-        .map_err(|source| ModelError::Calibration { name: name.clone(), source })?;
+        .map_err(|source| ModelError::Calibration { name: name.clone(), source: Box::new(source) })?;
     if calibration.fingerprint != stored.fingerprint() {
         tracing::warn!(
             model = name,
