@@ -560,7 +560,7 @@ fn open_kbp_comes_in_with_its_parts() {
     assert!(dataset.index().notices[0].contains("MIT"), "{said}");
     let case = dataset.case("pt_1").unwrap();
     assert_eq!(case.entry().part, Some(Part::Train));
-    assert!(dataset.cases(Some(Part::Validation)).len() > 0 && dataset.cases(Some(Part::Test)).is_empty());
+    assert!(!dataset.cases(Some(Part::Validation)).is_empty() && dataset.cases(Some(Part::Test)).is_empty());
     let read: Array3<u32> = case.read_as_drawn().unwrap().organs;
     let count = |organ: Organ| read.iter().filter(|bits| **bits & OrganSet::of(organ).bits() != 0).count();
     assert_eq!((count(Organ::ParotidL), count(Organ::ParotidR)), (298, 136));
