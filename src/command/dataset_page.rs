@@ -25,7 +25,7 @@ pub(super) fn write_page(
     std::fs::create_dir_all(folder)
         .map_err(|error| format!("{} cannot be made ({error})", folder.display()))?;
     let mut text = HEAD.to_owned();
-    write!(text, "<h1>{} cases</h1>", cases.len())?;
+    write!(text, "<h1>Cases: {}</h1>", cases.len())?;
     for notice in notices {
         write!(text, "<p class=\"notice\">{}</p>", escaped(notice))?;
     }
@@ -46,7 +46,7 @@ const HEAD: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8
     section{border-top:1px solid #ccc;padding:1rem 0;display:flex;gap:1.5rem;flex-wrap:wrap;align-items:flex-start}\
     section>div{flex:1 1 26rem}section>a{flex:2 1 40rem}img{width:100%;background:#000}\
     table{border-collapse:collapse}td,th{padding:.15rem .7rem .15rem 0;text-align:left;vertical-align:top}\
-    td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}tr.look{background:#fff3d6}tr.out{background:#fddcd8}\
+    td:first-child{white-space:nowrap}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}tr.look{background:#fff3d6}tr.out{background:#fddcd8}\
     .notice{color:#555}h2{margin:.2rem 0}\
     </style></head><body>";
 
