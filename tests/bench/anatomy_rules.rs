@@ -10,7 +10,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use oarlock::engine::runtime::session::{Provider, Runtime, SessionOptions};
-use oarlock::learning::evaluate::{Comparison, HeldOut, Spread, Summary, compare};
+use oarlock::learning::evaluate::{Comparison, HeldOut, Measure, Spread, Summary, compare};
 use oarlock::learning::model::ModelRegistry;
 use oarlock::pipeline::anatomy::{AnatomySettings, Finding, RuleChoice};
 use oarlock::pipeline::contours::{TraceOptions, fill};
@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let template = StructureTemplate::shipped()?;
     let mut compared: Vec<BTreeMap<Organ, Vec<Comparison>>> = vec![BTreeMap::new(); CHOICES.len()];
     let mut findings: BTreeMap<String, usize> = BTreeMap::new();
-    let cases: Vec<HeldOut> = HeldOut::list(&data)?.into_iter().skip(skip).take(limit).collect();
+    let cases: Vec<HeldOut> = HeldOut::list(&data, None)?.into_iter().skip(skip).take(limit).collect();
     for case in &cases {
         let truth = case.read(&template, false)?;
         let seen = look(&truth.volume, &mut model)?;
@@ -85,16 +85,17 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     println!("{:22} {:>7} {:>7} {:>10}", "rules", "DSC", "missed", "95 % HD, mm");
     for (choice, of) in CHOICES.iter().zip(&compared) {
         let summaries: Vec<Summary> = of.values().map(|all| Summary::of(all)).collect();
-        let mean = |value: fn(&Summary) -> Option<Spread>| {
-            let values: Vec<f64> = summaries.iter().filter_map(value).map(|spread| spread.mean).collect();
+        let mean = |measure: Measure| {
+            let of = |summary: &Summary| Some(summary.measures.get(&measure)?.spread.mean);
+            let values: Vec<f64> = summaries.iter().filter_map(of).collect();
             Spread::of(&values).map_or(f64::NAN, |spread| spread.mean)
         };
         let missed: usize = summaries.iter().map(|summary| summary.n_missed).sum();
-        println!("{choice:22} {:7.4} {missed:7} {:10.2}", mean(|s| s.dice), mean(|s| s.hd95_mm));
+        println!("{choice:22} {:7.4} {missed:7} {:10.2}", mean(Measure::Dice), mean(Measure::Hd95));
         for (organ, all) in of {
             let summary = Summary::of(all);
-            let dice = summary.dice.map_or(f64::NAN, |spread| spread.mean);
-            let hd95 = summary.hd95_mm.map_or(f64::NAN, |spread| spread.mean);
+            let of = |measure| summary.measures.get(&measure).map_or(f64::NAN, |found| found.spread.mean);
+            let (dice, hd95) = (of(Measure::Dice), of(Measure::Hd95));
             println!("    {:18} {dice:7.4} {:7} {hd95:10.2}", organ.paper_name(), summary.n_missed);
         }
     }

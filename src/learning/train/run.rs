@@ -231,7 +231,7 @@ pub fn train(
 /// Whether the weights after this step are validated.
 fn is_due(recipe: &TrainRecipe, step: u64) -> bool {
     let rhythm = &recipe.rhythm;
-    step > 0 && step >= rhythm.validation_from_step && step % rhythm.validation_steps == 0
+    step > 0 && step >= rhythm.validation_from_step && step.is_multiple_of(rhythm.validation_steps)
 }
 
 /// Validates, and writes log and report; asked to stop before the end, it leaves both as they are, so that a resumed

@@ -35,6 +35,7 @@ fn sample() -> Sample {
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "the figure is quoted in docs/training.md")]
 fn a_whole_step_is_that_of_pytorch() {
     let Some(runtime) = runtime_of_tests("a_whole_step_is_that_of_pytorch") else { return };
     let weights = hashed_weights(&Preset::starter());
