@@ -607,9 +607,9 @@ fn a_data_set_is_trained_on_and_evaluated() {
     let path = folder.path().join("recipe.yaml");
     std::fs::write(&path, recipe).unwrap();
     let foreseen = success(oarlock(&["train", "--dry-run", "--config"], &[&path]));
-    assert!(foreseen.contains("1 patients read without fault"), "{foreseen}");
+    assert!(foreseen.contains("1 patients to train on and 2 held out read without fault"), "{foreseen}");
     let said = success(oarlock(&["train", "--config"], &[&path]));
-    assert!(said.contains("step 2: validation DSC"), "{said}");
+    assert!(said.contains("step 2: validation, mean DSC over organs"), "{said}");
     let model = folder.path().join("run/model");
     let card = std::fs::read_dir(&model)
         .unwrap()

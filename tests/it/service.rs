@@ -102,7 +102,9 @@ fn a_destination_that_is_down_gets_its_structure_set_when_it_is_up_even_after_a_
         let record = std::fs::read_to_string(files(&ours.path().join("outbox"), "json").pop()?).unwrap();
         record.contains("\"delivered\"").then_some(())
     });
-    assert_eq!(files(&ours.path().join("outbox"), "dcm").len(), 0);
+    wait_for("the end of what was delivered", || {
+        files(&ours.path().join("outbox"), "dcm").is_empty().then_some(())
+    });
     running.stop();
     destination.stop();
     assert_eq!(calls.load(Ordering::SeqCst), 1, "contoured again after the restart");

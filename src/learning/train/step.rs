@@ -528,8 +528,8 @@ mod tests {
         assert_ne!(second.weights, start());
     }
 
-    /// Twelve steps in mixed precision beside twelve in full, from the same weights: the losses go down together. Then a
-    /// scale that no 16-bit gradient survives: no step is taken, the scale is halved, and the next steps find one.
+    /// From the same weights the first losses agree; then the two ways part, because a rounding may change which boxes are
+    /// drawn, and both go down. Then a scale that no 16-bit gradient survives: no step is taken, the scale is halved, and the next steps find one.
     #[test]
     fn mixed_precision_trains_and_skips_what_overflows() {
         let Some(runtime) = runtime_of_tests("mixed_precision_trains") else { return };
@@ -539,11 +539,11 @@ mod tests {
         let mut half = trainer(runtime, start(), scaled(1024.0));
         let mixed = take(&mut half, 0..12);
         assert_eq!(half.adam.loss_scale, Some(LossScale { scale: 1024.0, steps: 12 }));
-        for (a, b) in full.iter().zip(&mixed) {
-            let (a, b) = (a.total(), b.total());
-            assert!((a - b).abs() < 0.1 * a, "{a} {b}");
+        let (a, b) = (full[0].total(), mixed[0].total());
+        assert!((a - b).abs() < 0.01 * a, "{a} {b}");
+        for way in [&full, &mixed] {
+            assert!(way[11].total() < 0.7 * way[0].total(), "{way:?}");
         }
-        assert!(mixed[11].total() < 0.7 * mixed[0].total(), "{mixed:?}");
         assert_ne!(full, mixed, "nothing was rounded");
         let mut wild = trainer(runtime, start(), scaled(LossScale::HIGHEST));
         take(&mut wild, 0..1);
