@@ -323,6 +323,7 @@ mod tests {
             "starter.yaml",
             "starter-2.yaml",
             "starter-3.yaml",
+            "starter-4.yaml",
         ];
         for name in names {
             let recipe = TrainRecipe::parse(&shipped(name), Path::new(name)).unwrap();
