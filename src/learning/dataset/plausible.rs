@@ -83,8 +83,8 @@ const MOST_WITHOUT_IMAGE: f64 = 0.1;
 /// The least part of the partner's volume; ours, wide enough for a gland that shrank under dose.
 const LEAST_OF_PARTNER: f64 = 0.5;
 
-/// Median above which soft tissue of the nervous system is bone, HU. In 202 of the 203 OpenKBP patients with one of both
-/// drawn it is at most 35 HU; in pt_221, whose drawings lie 2 cm from their places, it is 251 and 311.
+/// Median above which soft tissue of the nervous system is bone, HU. In every other OpenKBP patient at hand with
+/// one of both drawn it is at most 35 HU; in pt_221, whose drawings lie 2 cm from their places, it is 251 and 311.
 const BONE_HU: i16 = 150;
 
 /// What was drawn in a case.
