@@ -192,9 +192,10 @@ pub struct TrainArgs {
     /// Go on from the last checkpoint.
     #[arg(long)]
     pub resume: bool,
-    /// Begin with these weights: a checkpoint, a folder with a model, or a model's name; the recipe's `start_from`.
+    /// Begin with these weights: a checkpoint, a folder with a model, or a model's name (several times: their mean); the
+    /// recipe's `start_from`.
     #[arg(long, value_name = "MODEL", conflicts_with = "resume")]
-    pub from: Option<PathBuf>,
+    pub from: Vec<PathBuf>,
     /// Stop after this step, with a checkpoint and a model.
     #[arg(long, value_name = "STEP", conflicts_with = "dry_run")]
     pub until: Option<u64>,
