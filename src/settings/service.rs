@@ -104,6 +104,8 @@ pub enum StorageClass {
 pub struct SeriesSettings {
     /// Nothing new for this long, s.
     pub quiet_time_s: f64,
+    /// The same where something is known to be missing, s; never less than the quiet time.
+    pub incomplete_wait_s: f64,
 }
 
 /// The network.
@@ -112,8 +114,6 @@ pub struct SeriesSettings {
 pub struct NetworkSettings {
     /// Name of the model.
     pub model: String,
-    /// Series that may wait for the network; more wait on disk.
-    pub queue_length: usize,
 }
 
 /// What structure sets look like.
@@ -188,13 +188,13 @@ impl Default for ListenSettings {
 
 impl Default for SeriesSettings {
     fn default() -> Self {
-        Self { quiet_time_s: 30.0 }
+        Self { quiet_time_s: 30.0, incomplete_wait_s: 300.0 }
     }
 }
 
 impl Default for NetworkSettings {
     fn default() -> Self {
-        Self { model: "starter".to_owned(), queue_length: 16 }
+        Self { model: "starter".to_owned() }
     }
 }
 
@@ -266,6 +266,7 @@ impl ServiceSettings {
             ("stop_grace_s", self.stop_grace_s),
             ("listen.idle_timeout_s", self.listen.idle_timeout_s),
             ("series.quiet_time_s", self.series.quiet_time_s),
+            ("series.incomplete_wait_s", self.series.incomplete_wait_s),
             ("delivery.connect_timeout_s", self.delivery.connect_timeout_s),
             ("delivery.answer_timeout_s", self.delivery.answer_timeout_s),
             ("delivery.first_retry_s", self.delivery.first_retry_s),
@@ -283,9 +284,6 @@ impl ServiceSettings {
         }
         if !(1..=4_096).contains(&listen.max_instance_mb) {
             return value("listen.max_instance_mb", &listen.max_instance_mb, "1 to 4096");
-        }
-        if !(1..=10_000).contains(&self.network.queue_length) {
-            return value("network.queue_length", &self.network.queue_length, "1 to 10000");
         }
         if !listen.address.is_loopback() && listen.callers.is_empty() {
             let allowed = "at least one caller, because listen.address is not loopback";

@@ -8,9 +8,11 @@ mod found;
 mod gathering;
 mod patient_and_study;
 mod regular;
+mod selection;
 mod slice;
 
 pub use ct_series::{CtSeries, CtSlice};
 pub use error::{Aside, AsideReason, Cause, SeriesError, SeriesSummary};
 pub use found::{CandidateSeries, FoundSeries};
-pub use gathering::{CompleteSeries, Gathering};
+pub use gathering::{CompleteSeries, Gathered, Gathering, Patience, fingerprint_of};
+pub use selection::{Choice, InvalidWindow, Priority, Window};
