@@ -1,11 +1,15 @@
 //! The commands and their arguments; no behaviour.
 
+mod jobs;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::pipeline::anatomy::RuleChoice;
 use crate::vocabulary::dicom::{AeTitle, Peer};
+
+pub use jobs::{JobsAction, JobsArgs, QuarantineAction};
 
 /// DICOM-RT structure set generator: CT series in, 28 head-and-neck organs at risk as RTSTRUCT out.
 ///
@@ -49,6 +53,19 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// A CT series with exactly known structure set.
     Phantom(PhantomArgs),
+    /// What is in work, what failed and why; retry, send again, look at what is in quarantine.
+    ///
+    /// Works beside a running service, which sees a change within a second. Exit codes: 0 done, 1 there is no such series,
+    /// delivery or instance, or it cannot be done in its state (the message says which), 2 wrong arguments.
+    ///
+    /// Examples:
+    ///   oarlock jobs list --state failed
+    ///   oarlock jobs show 1.2.840.113619.2.55.3.604688.123
+    ///   oarlock jobs retry --all-failed
+    ///   oarlock jobs resend 1.2.840.113619.2.55.3.604688.123 --to ECLIPSE@10.0.0.5:104
+    ///   oarlock jobs quarantine list
+    #[command(verbatim_doc_comment)]
+    Jobs(JobsArgs),
     /// Send the DICOM files of a folder to a peer.
     Send(SendArgs),
     /// Ask a peer whether it answers (C-ECHO).

@@ -17,6 +17,7 @@ mod dataset;
 mod delivery;
 mod demo;
 mod ingest;
+mod jobs;
 mod peers_evaluate;
 mod phantom;
 mod published;
