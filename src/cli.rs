@@ -475,6 +475,13 @@ pub struct CheckArgs {
     /// Settings; see config/service.yaml.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Say which rule takes a series and why each other does not, and nothing else. A Series Instance UID that the service
+    /// has received, or a folder with its instances.
+    #[arg(long, value_name = "SERIES|FOLDER")]
+    pub explain: Option<String>,
+    /// Who sends the series of `--explain`, where it is a folder.
+    #[arg(long, value_name = "AET", requires = "explain")]
+    pub calling: Option<AeTitle>,
     /// Machine-readable output.
     #[arg(long)]
     pub json: bool,

@@ -10,6 +10,7 @@ mod dataset_page;
 mod demo;
 mod echo;
 mod evaluate;
+mod explain;
 mod jobs;
 mod model;
 mod phantom;

@@ -9,9 +9,10 @@ use tokio::sync::{Notify, mpsc};
 
 use super::store::{NewVersion, Store, StoreError, now_ms};
 use crate::pipeline::ingest::{Spool, StoredInstance};
-use crate::pipeline::series::{Choice, Gathered, Gathering, Patience, fingerprint_of};
+use crate::pipeline::series::{Choice, Gathered, Gathering, Patience, Rules, Subject, fingerprint_of};
 use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::dicom::SeriesInstanceUid;
+use crate::vocabulary::dicom::instance::InstanceError;
 
 /// SOP classes that become a series to contour: CT Image, Enhanced CT, Legacy Converted Enhanced CT.
 const CT_CLASSES: [&str; 3] =
@@ -27,6 +28,8 @@ pub(super) struct Gatherer {
     /// Folder of finished structure sets.
     pub(super) results: PathBuf,
     pub(super) patience: Patience,
+    /// Which series are contoured, and how; all alike without.
+    pub(super) rules: Option<Arc<Rules>>,
     /// Told when a job is there.
     pub(super) wake: Arc<Notify>,
 }
@@ -58,15 +61,16 @@ impl Gatherer {
         let mut unwritten = VecDeque::new();
         loop {
             while let Some(gathered) = gathering.take_complete(Instant::now()) {
-                unwritten.push_back(gathered);
+                let choice = self.choose(&gathered).await;
+                unwritten.push_back((gathered, choice));
             }
-            while let Some(gathered) = unwritten.pop_front() {
-                if let Err(error) = self.write(&gathered).await {
+            while let Some((gathered, choice)) = unwritten.pop_front() {
+                if let Err(error) = self.write(&gathered, &choice).await {
                     tracing::error!(
                         error = with_causes(&error),
                         "a complete series cannot be noted yet; tried on"
                     );
-                    unwritten.push_front(gathered);
+                    unwritten.push_front((gathered, choice));
                     break;
                 }
             }
@@ -117,22 +121,45 @@ impl Gatherer {
         }
     }
 
-    async fn write(&self, gathered: &Gathered) -> Result<(), StoreError> {
+    /// What the rules say; a series that they cannot read is contoured, so that its fault is found there and told.
+    async fn choose(&self, gathered: &Gathered) -> Choice {
+        let Some(rules) = self.rules.clone() else { return Choice::default() };
+        let calling = gathered.instances.iter().find_map(|i| i.clue.calling_ae_title.clone());
+        let paths: Vec<PathBuf> = gathered.instances.iter().map(|i| i.path.clone()).collect();
+        let asked = tokio::task::spawn_blocking(move || {
+            let subject = Subject::of_series(&paths, calling.as_ref().map(|title| title.as_str()))?;
+            Ok::<_, InstanceError>(subject.map(|subject| rules.explain(&subject).choice))
+        });
+        let series = &gathered.series_instance_uid;
+        match asked.await {
+            Ok(Ok(choice)) => choice.unwrap_or_default(),
+            Ok(Err(error)) => {
+                tracing::warn!(%series, error = with_causes(&error), "the rules cannot look at this series");
+                Choice::default()
+            }
+            Err(panic) => {
+                tracing::error!(%series, %panic, "the rules failed at this series; please report this");
+                Choice::default()
+            }
+        }
+    }
+
+    async fn write(&self, gathered: &Gathered, choice: &Choice) -> Result<(), StoreError> {
         let series = &gathered.series_instance_uid;
         let fingerprint = fingerprint_of(gathered.instances.iter().map(|i| &i.sop_instance_uid));
-        let choice = Choice::default();
         let new = NewVersion {
             series,
             instances: &gathered.instances,
             fingerprint: &fingerprint,
-            choice: &choice,
+            choice,
             why: &gathered.why,
             at_least: self.number_on_disk(series, &fingerprint),
             not_before_ms: now_ms(),
         };
         let version = self.store.complete(&new, now_ms()).await?;
         let n_instances = gathered.instances.len();
-        tracing::info!(%series, version, n_instances, why = gathered.why, "series complete");
+        let (rule, is_passed_over) = (choice.rule.as_deref(), choice.passed_over.is_some());
+        tracing::info!(%series, version, n_instances, why = gathered.why, rule, is_passed_over, "series complete");
         self.wake.notify_one();
         Ok(())
     }

@@ -42,6 +42,7 @@ use crate::pipeline::ingest::{
 };
 use crate::pipeline::series::Patience;
 use crate::settings::service::{CalledAeTitle, ServiceSettings, StorageClass, seconds};
+use crate::settings::{SettingsError, load_rules};
 use crate::vocabulary::dicom::Peer;
 use gather::Gatherer;
 use http::Shown;
@@ -70,6 +71,9 @@ pub enum ServiceError {
         /// Which.
         folder: PathBuf,
     },
+    /// The rules of selection.
+    #[error("the rules cannot be used")]
+    Rules(#[source] SettingsError),
     /// The received instances.
     #[error("the received instances cannot be read back")]
     Spool(#[source] SpoolError),
@@ -133,6 +137,7 @@ impl Service {
     /// # Errors
     /// [`ServiceError`] when it cannot start.
     pub fn start(settings: &ServiceSettings, contourer: Option<Contourer>) -> Result<Self, ServiceError> {
+        let rules = load_rules(settings).map_err(ServiceError::Rules)?;
         let folder = settings.data_folder();
         let lock = lock(&folder)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -166,6 +171,7 @@ impl Service {
                 spool: Arc::clone(&spool),
                 results: folder.join("results"),
                 patience: patience(settings),
+                rules: rules.map(Arc::new),
                 wake: Arc::clone(&wake),
             };
             let gathering = runtime.block_on(gatherer.replay(stored)).map_err(ServiceError::Store)?;
@@ -187,7 +193,12 @@ impl Service {
         } else {
             runtime.spawn(forget(arrived));
         }
-        let shown = Arc::new(Shown { ingest: bound.listener.counters(), work, store: Arc::clone(&store) });
+        let shown = Arc::new(Shown {
+            ingest: bound.listener.counters(),
+            work,
+            store: Arc::clone(&store),
+            folder: settings.data_folder(),
+        });
         if let Some(socket) = bound.http {
             runtime.spawn(http::serve(socket, shown, stopped.clone()));
         }
@@ -281,7 +292,12 @@ fn lock(folder: &Path) -> Result<File, ServiceError> {
 
 fn spool_limits(settings: &ServiceSettings) -> SpoolLimits {
     let max_bytes = u64::try_from(max_instance_bytes(settings)).unwrap_or(u64::MAX);
-    SpoolLimits { min_free_mb: settings.listen.min_free_mb, max_inflated_bytes: max_bytes }
+    let min_free_mb = settings.listen.min_free_mb;
+    SpoolLimits {
+        min_free_mb,
+        new_series_free_mb: settings.listen.new_series_free_mb.unwrap_or(min_free_mb.saturating_mul(2)),
+        max_inflated_bytes: max_bytes,
+    }
 }
 
 fn max_instance_bytes(settings: &ServiceSettings) -> usize {

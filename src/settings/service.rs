@@ -30,6 +30,8 @@ pub struct ServiceSettings {
     pub listen: ListenSettings,
     /// When a series is complete.
     pub series: SeriesSettings,
+    /// File of the rules that select series; `None` takes all. A relative path is beside the settings' file.
+    pub rules: Option<PathBuf>,
     /// The network.
     pub network: NetworkSettings,
     /// What is held against the organs that it finds.
@@ -63,6 +65,8 @@ pub struct ListenSettings {
     pub max_instance_mb: usize,
     /// What must stay free on the disk, MB (10^6 bytes).
     pub min_free_mb: u64,
+    /// What must be free for a series to begin, MB (10^6 bytes); `None` is twice `min_free_mb`.
+    pub new_series_free_mb: Option<u64>,
     /// For a whole PDU to come or to go, s.
     pub idle_timeout_s: f64,
 }
@@ -158,6 +162,7 @@ impl Default for ServiceSettings {
             stop_grace_s: 30.0,
             listen: ListenSettings::default(),
             series: SeriesSettings::default(),
+            rules: None,
             network: NetworkSettings::default(),
             anatomy: AnatomySettings::default(),
             structure_set: StructureSetSettings::default(),
@@ -181,6 +186,7 @@ impl Default for ListenSettings {
             max_associations: 32,
             max_instance_mb: 1_024,
             min_free_mb: 2_000,
+            new_series_free_mb: None,
             idle_timeout_s: 60.0,
         }
     }
@@ -248,8 +254,10 @@ impl ServiceSettings {
     pub fn load(path: &Path) -> Result<Self, SettingsError> {
         let read = |source| SettingsError::Read { path: path.to_owned(), source };
         let text = std::fs::read_to_string(path).map_err(read)?;
-        let settings: Self = serde_yaml::from_str(&text)
+        let mut settings: Self = serde_yaml::from_str(&text)
             .map_err(|source| SettingsError::Yaml { path: path.to_owned(), source })?;
+        let beside = path.parent().unwrap_or(Path::new(""));
+        settings.rules = settings.rules.map(|rules| beside.join(rules));
         settings.check(path)?;
         Ok(settings)
     }
@@ -347,7 +355,7 @@ mod tests {
         let full = load(&uncommented).unwrap();
         assert_eq!(full.destinations[0].peer.to_string(), "ECLIPSE@10.0.0.5:104");
         assert_eq!(full.listen.callers.len(), 2);
-        assert!(full.http.is_some() && full.data_dir.is_some());
+        assert!(full.http.is_some() && full.data_dir.is_some() && full.rules.is_some());
     }
 
     #[test]

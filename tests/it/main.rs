@@ -22,6 +22,7 @@ mod peers_evaluate;
 mod phantom;
 mod published;
 mod real_peers;
+mod rules;
 mod series;
 mod series_made;
 mod service;

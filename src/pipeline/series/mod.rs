@@ -15,4 +15,7 @@ pub use ct_series::{CtSeries, CtSlice};
 pub use error::{Aside, AsideReason, Cause, SeriesError, SeriesSummary};
 pub use found::{CandidateSeries, FoundSeries};
 pub use gathering::{CompleteSeries, Gathered, Gathering, Patience, fingerprint_of};
-pub use selection::{Choice, InvalidWindow, Priority, Window};
+pub use selection::{
+    Answer, Choice, Condition, Explained, InvalidCondition, InvalidWindow, Operator, PassedOver, Priority,
+    Rule, Rules, Subject, Test, Window, Written,
+};
