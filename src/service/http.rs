@@ -1,5 +1,6 @@
 //! `/health` and `/metrics`: read only, without log-in, so it belongs on loopback or behind a proxy.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::time::timeout;
 
 use super::store::{DeliveryState, JobState, State, Store, StoreError};
 use super::worker::WorkCounters;
-use crate::pipeline::ingest::IngestCounters;
+use crate::pipeline::ingest::{IngestCounters, free_mb};
 
 /// A request line and its headers are shorter.
 const MAX_REQUEST: usize = 8_192;
@@ -25,6 +26,8 @@ pub(super) struct Shown {
     pub(super) ingest: Arc<IngestCounters>,
     pub(super) work: Arc<WorkCounters>,
     pub(super) store: Arc<Store>,
+    /// The data folder, whose disk is measured.
+    pub(super) folder: PathBuf,
 }
 
 /// Serves until `stop` turns true.
@@ -88,6 +91,11 @@ async fn metrics(shown: &Shown) -> Result<String, StoreError> {
     for (name, help, counter) in counters {
         let value = counter.load(Ordering::Relaxed);
         text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n"));
+    }
+    if let Ok(free_mb) = free_mb(&shown.folder) {
+        let (name, help) = ("oarlock_disk_free_bytes", "Free on the disk of the data folder.");
+        let bytes = free_mb.saturating_mul(1_000_000);
+        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {bytes}\n"));
     }
     let deliveries = shown.store.delivery_counts().await?;
     for (name, help, state) in [

@@ -175,6 +175,8 @@ impl SpoolError {
 pub struct SpoolLimits {
     /// What must stay free on the disk, MB (10^6 bytes).
     pub min_free_mb: u64,
+    /// What must be free for a series to begin, MB (10^6 bytes); never less than `min_free_mb`.
+    pub new_series_free_mb: u64,
     /// What a deflated data set may expand to, bytes.
     pub max_inflated_bytes: u64,
 }
@@ -187,6 +189,20 @@ pub struct Spool {
     index: Mutex<Index>,
     free_again: Condvar,
     counter: AtomicU64,
+    /// Bytes that are being written.
+    bytes_in_hand: AtomicU64,
+}
+
+/// Bytes that count as used while they are written.
+struct InHand<'a> {
+    spool: &'a Spool,
+    n_bytes: u64,
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        self.spool.bytes_in_hand.fetch_sub(self.n_bytes, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -221,6 +237,7 @@ impl Spool {
             index,
             free_again: Condvar::new(),
             counter: AtomicU64::new(0),
+            bytes_in_hand: AtomicU64::new(0),
         };
         Ok((spool, stored))
     }
@@ -230,12 +247,12 @@ impl Spool {
         let outline = self.outline(incoming, Keep::Values)?;
         let series_instance_uid = SeriesInstanceUid::parse(&outline.text(data_set::SERIES_INSTANCE_UID))
             .map_err(|source| SpoolError::Uid { keyword: "SeriesInstanceUID", source })?;
-        self.require_free_space()?;
+        let series = self.folder.join("instances").join(series_instance_uid.as_str());
+        let _written_soon = self.require_free_space(incoming.data_set.len(), series.is_dir())?;
         let claim = self.claim(incoming.sop_instance_uid);
         if let Some(known) = &claim.known {
             return self.compare(incoming, known);
         }
-        let series = self.folder.join("instances").join(series_instance_uid.as_str());
         let path = series.join(format!("{}.dcm", incoming.sop_instance_uid));
         let header = part10::header(incoming);
         let temporary = self.folder.join("incoming").join(format!("{}.part", self.next_number()));
@@ -364,13 +381,20 @@ impl Spool {
         Err(SpoolError::OtherContent)
     }
 
-    fn require_free_space(&self) -> Result<(), SpoolError> {
+    /// Counts these bytes as used until the answer is dropped, so that several writers together do not go below the
+    /// mark. A series of which nothing is here yet must leave more.
+    fn require_free_space(&self, n_bytes: usize, is_begun: bool) -> Result<InHand<'_>, SpoolError> {
+        let n_bytes = u64::try_from(n_bytes).unwrap_or(u64::MAX);
+        let in_hand = InHand { spool: self, n_bytes };
+        let all_bytes = self.bytes_in_hand.fetch_add(n_bytes, Ordering::Relaxed).saturating_add(n_bytes);
         let free_mb = free_mb(&self.folder).map_err(io_error("measuring", &self.folder))?;
-        let wanted_mb = self.limits.min_free_mb;
-        if free_mb >= wanted_mb {
-            return Ok(());
+        let SpoolLimits { min_free_mb, new_series_free_mb, .. } = self.limits;
+        let wanted_mb = if is_begun { min_free_mb } else { min_free_mb.max(new_series_free_mb) };
+        let left_mb = free_mb.saturating_sub(all_bytes / 1_000_000);
+        if left_mb >= wanted_mb {
+            return Ok(in_hand);
         }
-        Err(SpoolError::DiskFull { free_mb, wanted_mb, folder: self.folder.clone() })
+        Err(SpoolError::DiskFull { free_mb: left_mb, wanted_mb, folder: self.folder.clone() })
     }
 
     /// Numbers that no file of an earlier run bears: they begin at the time in nanoseconds.
