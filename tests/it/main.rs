@@ -20,6 +20,7 @@ mod ingest;
 mod jobs;
 mod peers_evaluate;
 mod phantom;
+mod postgres;
 mod published;
 mod real_peers;
 mod rules;
