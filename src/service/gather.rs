@@ -5,14 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::{Notify, mpsc};
 
 use super::store::{NewVersion, Store, StoreError, now_ms};
+use crate::pipeline::delivery::{ScuTimeouts, count_instances};
 use crate::pipeline::ingest::{Spool, StoredInstance};
-use crate::pipeline::series::{Choice, Gathered, Gathering, Patience, Rules, Subject, fingerprint_of};
+use crate::pipeline::series::{
+    Choice, Gathered, Gathering, Patience, Question, Rules, Subject, fingerprint_of,
+};
 use crate::vocabulary::causes::with_causes;
-use crate::vocabulary::dicom::SeriesInstanceUid;
 use crate::vocabulary::dicom::instance::InstanceError;
+use crate::vocabulary::dicom::{AeTitle, Peer, SeriesInstanceUid};
 
 /// SOP classes that become a series to contour: CT Image, Enhanced CT, Legacy Converted Enhanced CT.
 const CT_CLASSES: [&str; 3] =
@@ -30,9 +34,17 @@ pub(super) struct Gatherer {
     pub(super) patience: Patience,
     /// Which series are contoured, and how; all alike without.
     pub(super) rules: Option<Arc<Rules>>,
+    /// Archives that are asked about the series of a sender.
+    pub(super) ask: BTreeMap<AeTitle, Peer>,
+    /// Ours, to ask with.
+    pub(super) ae_title: AeTitle,
+    pub(super) timeouts: ScuTimeouts,
     /// Told when a job is there.
     pub(super) wake: Arc<Notify>,
 }
+
+/// Questions that may be on their way at a time; more wait.
+const QUESTIONS: usize = 16;
 
 impl Gatherer {
     /// What is on disk, compared with the store: series whose instances are those of their last version are done with,
@@ -43,7 +55,7 @@ impl Gatherer {
         for instance in stored.into_iter().filter(is_ct) {
             series.entry(instance.series_instance_uid.clone()).or_default().push(instance);
         }
-        let mut gathering = Gathering::new(self.patience);
+        let mut gathering = Gathering::new(self.patience).asking(self.ask.keys().cloned());
         for (uid, mut instances) in series {
             instances.sort_by(|a, b| a.sop_instance_uid.cmp(&b.sop_instance_uid));
             let fingerprint = fingerprint_of(instances.iter().map(|i| &i.sop_instance_uid));
@@ -59,7 +71,12 @@ impl Gatherer {
     /// Gathers until nothing can arrive any more.
     pub(super) async fn run(self, mut gathering: Gathering, mut arrived: mpsc::Receiver<StoredInstance>) {
         let mut unwritten = VecDeque::new();
+        let (answers, mut answered) = mpsc::channel(QUESTIONS);
         loop {
+            while let Ok(place) = answers.clone().try_reserve_owned() {
+                let Some(question) = gathering.take_question(Instant::now()) else { break };
+                self.question(question, place);
+            }
             while let Some(gathered) = gathering.take_complete(Instant::now()) {
                 let choice = self.choose(&gathered).await;
                 unwritten.push_back((gathered, choice));
@@ -84,9 +101,32 @@ impl Gatherer {
                     Some(_kept_only) => {}
                     None => return,
                 },
+                Some((series, n_instances)) = answered.recv() => gathering.answer(&series, n_instances),
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
+    }
+
+    /// Asks in the background; what goes wrong is no answer.
+    fn question(&self, question: Question, place: OwnedPermit<(SeriesInstanceUid, Option<u32>)>) {
+        let peer = self.ask.get(&question.calling_ae_title).cloned();
+        let (ours, timeouts) = (self.ae_title.clone(), self.timeouts);
+        tokio::spawn(async move {
+            let Question { study_instance_uid: study, series_instance_uid: series, .. } = question;
+            let mut n_instances = None;
+            if let Some(peer) = peer {
+                match count_instances(&peer, &ours, (&study, &series), timeouts).await {
+                    Ok(n) => {
+                        tracing::info!(%series, %peer, n_instances = n, "the archive was asked");
+                        n_instances = n;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%series, error = with_causes(&error), "the archive does not say how many instances");
+                    }
+                }
+            }
+            place.send((series, n_instances));
+        });
     }
 
     /// The first instance of a series that comes to rest brings along those that came earlier.

@@ -172,6 +172,9 @@ impl Service {
                 results: folder.join("results"),
                 patience: patience(settings),
                 rules: rules.map(Arc::new),
+                ask: settings.series.ask.iter().map(|ask| (ask.ae_title.clone(), ask.peer.clone())).collect(),
+                ae_title: settings.ae_title.clone(),
+                timeouts: scu_timeouts(settings),
                 wake: Arc::clone(&wake),
             };
             let gathering = runtime.block_on(gatherer.replay(stored)).map_err(ServiceError::Store)?;
@@ -378,6 +381,7 @@ fn patience(settings: &ServiceSettings) -> Patience {
     Patience {
         quiet: seconds(settings.series.quiet_time_s),
         incomplete: seconds(settings.series.incomplete_wait_s),
+        answer: seconds(settings.delivery.connect_timeout_s + settings.delivery.answer_timeout_s),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::error::Error;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,7 +66,7 @@ impl Outbox {
     pub fn keep(
         &self,
         delivery: &str,
-        destination: &Peer,
+        destination: &impl Display,
         part10: &[u8],
         of: Option<(String, u32)>,
     ) -> Result<NewDelivery, OutboxError> {
@@ -75,14 +76,36 @@ impl Outbox {
             true => DeliveryState::Delivered,
             false => DeliveryState::Pending,
         };
-        Ok(NewDelivery { delivery: delivery.to_owned(), destination, state, of })
+        Ok(NewDelivery { delivery: delivery.to_owned(), destination, state, reason: None, of })
+    }
+
+    /// The row of a delivery that must not go out, and why; a person may send it nevertheless.
+    ///
+    /// # Errors
+    /// Where the object cannot be written.
+    pub fn hold(
+        &self,
+        delivery: &str,
+        destination: &impl Display,
+        (part10, reason): (&[u8], &str),
+        of: Option<(String, u32)>,
+    ) -> Result<NewDelivery, OutboxError> {
+        let new = self.keep(delivery, destination, part10, of)?;
+        tracing::error!(%destination, key = delivery, reason, "held back; see `oarlock jobs show`");
+        let (state, reason) = (DeliveryState::Held, Some(reason.to_owned()));
+        Ok(if new.state == DeliveryState::Pending { NewDelivery { state, reason, ..new } } else { new })
     }
 
     /// Puts an object into the outbox: kept and noted. The same key for the same destination again changes nothing.
     ///
     /// # Errors
     /// [`AddError`].
-    pub async fn add(&self, delivery: &str, destination: &Peer, part10: &[u8]) -> Result<(), AddError> {
+    pub async fn add(
+        &self,
+        delivery: &str,
+        destination: &impl Display,
+        part10: &[u8],
+    ) -> Result<(), AddError> {
         let new = self.keep(delivery, destination, part10, None).map_err(AddError::Object)?;
         self.store.add_delivery(&new, now_ms()).await.map_err(AddError::Store)?;
         self.announce();

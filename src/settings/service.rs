@@ -110,6 +110,20 @@ pub struct SeriesSettings {
     pub quiet_time_s: f64,
     /// The same where something is known to be missing, s; never less than the quiet time.
     pub incomplete_wait_s: f64,
+    /// Archives that are asked how many instances a series has.
+    pub ask: Vec<AskSettings>,
+}
+
+/// An archive that is asked about the series of a sender.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskSettings {
+    /// AE title of the sender.
+    #[serde(deserialize_with = "ae_title")]
+    pub ae_title: AeTitle,
+    /// `AET@HOST:PORT` of the archive.
+    #[serde(deserialize_with = "peer")]
+    pub peer: Peer,
 }
 
 /// The network.
@@ -194,7 +208,7 @@ impl Default for ListenSettings {
 
 impl Default for SeriesSettings {
     fn default() -> Self {
-        Self { quiet_time_s: 30.0, incomplete_wait_s: 300.0 }
+        Self { quiet_time_s: 30.0, incomplete_wait_s: 300.0, ask: Vec::new() }
     }
 }
 

@@ -13,6 +13,7 @@
 mod anatomy;
 mod architecture;
 mod cli;
+mod completion;
 mod dataset;
 mod delivery;
 mod demo;

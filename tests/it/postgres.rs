@@ -111,6 +111,7 @@ fn delivery(series: &str, version: u32) -> NewDelivery {
         delivery: format!("{series} v{version}"),
         destination: "TPS@h:104".to_owned(),
         state: DeliveryState::Pending,
+        reason: None,
         of: Some((series.to_owned(), version)),
     }
 }

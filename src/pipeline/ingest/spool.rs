@@ -19,7 +19,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use super::data_set::{self, DataSetError, Keep, Outline};
 use super::part10::{self, Part10Error};
 use crate::vocabulary::dicom::dimse::StoreStatus;
-use crate::vocabulary::dicom::{AeTitle, SeriesInstanceUid, SopClassUid, SopInstanceUid, TransferSyntaxUid};
+use crate::vocabulary::dicom::{
+    AeTitle, SeriesInstanceUid, SopClassUid, SopInstanceUid, StudyInstanceUid, TransferSyntaxUid,
+};
 
 /// An instance that is durable on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub struct StoredInstance {
 pub struct Clue {
     /// Who sent it.
     pub calling_ae_title: Option<AeTitle>,
+    /// Study Instance UID (0020,000D).
+    pub study_instance_uid: Option<StudyInstanceUid>,
     /// Image Position along the normal of Image Orientation, mm.
     pub position_mm: Option<f64>,
     /// Number of Series Related Instances (0020,1209).
@@ -68,6 +72,7 @@ impl Clue {
         let orientation = numbers(data_set::IMAGE_ORIENTATION);
         Self {
             calling_ae_title,
+            study_instance_uid: outline.text(data_set::STUDY_INSTANCE_UID).parse().ok(),
             position_mm: position.zip(orientation).and_then(|(p, o)| along_normal(&p, &o)),
             n_related: outline.text(data_set::NUMBER_OF_SERIES_RELATED_INSTANCES).trim().parse().ok(),
         }

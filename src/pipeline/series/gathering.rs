@@ -3,14 +3,14 @@
 //! Nothing new for a quiet time, counted over all associations. Longer where something is known to be missing: its
 //! positions leave a gap, or it has fewer instances than it says. At once where it has as many as it says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
 use super::selection::Choice;
 use crate::pipeline::ingest::StoredInstance;
-use crate::vocabulary::dicom::{SeriesInstanceUid, SopInstanceUid};
+use crate::vocabulary::dicom::{AeTitle, SeriesInstanceUid, SopInstanceUid, StudyInstanceUid};
 
 /// A version of a series that is to be contoured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,19 @@ pub struct Patience {
     pub quiet: Duration,
     /// The same where something is known to be missing; not less than `quiet`.
     pub incomplete: Duration,
+    /// For the archive of its sender to say how many instances it has.
+    pub answer: Duration,
+}
+
+/// What the archive of a sender is asked: how many instances a series has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Who sent it.
+    pub calling_ae_title: AeTitle,
+    /// Its study.
+    pub study_instance_uid: StudyInstanceUid,
+    /// Which series.
+    pub series_instance_uid: SeriesInstanceUid,
 }
 
 /// A series that came to rest.
@@ -60,6 +73,8 @@ pub struct Gathered {
 #[derive(Debug)]
 pub struct Gathering {
     patience: Patience,
+    /// Senders whose archive can be asked.
+    askable: BTreeSet<AeTitle>,
     growing: BTreeMap<SeriesInstanceUid, Growing>,
 }
 
@@ -68,15 +83,33 @@ struct Growing {
     instances: BTreeMap<SopInstanceUid, StoredInstance>,
     /// When it last grew.
     grew: Instant,
-    /// How many instances somebody who knows has said that it has.
+    /// How many instances the archive of its sender has said that it has.
     told: Option<u32>,
+    asked: Asked,
+}
+
+/// Whether the archive of the sender was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// It cannot be, or need not be.
+    Never,
+    /// It is to be, when the series is quiet.
+    NotYet,
+    /// It was, then.
+    Since(Instant),
 }
 
 impl Gathering {
     /// Nothing has come yet.
     #[must_use]
     pub fn new(patience: Patience) -> Self {
-        Self { patience, growing: BTreeMap::new() }
+        Self { patience, askable: BTreeSet::new(), growing: BTreeMap::new() }
+    }
+
+    /// Series of these senders are not complete by quiet time alone: their archives are asked first.
+    #[must_use]
+    pub fn asking(self, senders: impl IntoIterator<Item = AeTitle>) -> Self {
+        Self { askable: senders.into_iter().collect(), ..self }
     }
 
     /// Whether instances of a series are coming in.
@@ -88,7 +121,10 @@ impl Gathering {
     /// Takes instances. Those that are here already change nothing.
     pub fn receive(&mut self, instances: impl IntoIterator<Item = StoredInstance>, now: Instant) {
         for instance in instances {
-            let fresh = || Growing { instances: BTreeMap::new(), grew: now, told: None };
+            let is_askable =
+                instance.clue.calling_ae_title.as_ref().is_some_and(|t| self.askable.contains(t));
+            let asked = if is_askable { Asked::NotYet } else { Asked::Never };
+            let fresh = || Growing { instances: BTreeMap::new(), grew: now, told: None, asked };
             let growing = self.growing.entry(instance.series_instance_uid.clone()).or_insert_with(fresh);
             if growing.instances.insert(instance.sop_instance_uid.clone(), instance).is_none() {
                 growing.grew = now;
@@ -96,16 +132,37 @@ impl Gathering {
         }
     }
 
-    /// How many instances a series has, as its sender's archive says.
-    pub fn expect(&mut self, series: &SeriesInstanceUid, n_instances: u32) {
+    /// What is to be asked now, if something is. The answer goes to [`Gathering::answer`].
+    pub fn take_question(&mut self, now: Instant) -> Option<Question> {
+        for (uid, growing) in &mut self.growing {
+            if growing.asked != Asked::NotYet || growing.grew + self.patience.quiet > now {
+                continue;
+            }
+            let clues = || growing.instances.values().map(|instance| &instance.clue);
+            let calling = clues().find_map(|clue| clue.calling_ae_title.clone());
+            let study = clues().find_map(|clue| clue.study_instance_uid.clone());
+            growing.asked = Asked::Never;
+            if let (Some(calling_ae_title), Some(study_instance_uid)) = (calling, study) {
+                growing.asked = Asked::Since(now);
+                let series_instance_uid = uid.clone();
+                return Some(Question { calling_ae_title, study_instance_uid, series_instance_uid });
+            }
+        }
+        None
+    }
+
+    /// How many instances a series has, as the archive of its sender says; `None` where it does not.
+    pub fn answer(&mut self, series: &SeriesInstanceUid, n_instances: Option<u32>) {
         if let Some(growing) = self.growing.get_mut(series) {
-            growing.told = Some(n_instances);
+            growing.asked = Asked::Never;
+            growing.told = n_instances.or(growing.told);
         }
     }
 
     /// The series that was due first, if one is. It is not kept any more.
     pub fn take_complete(&mut self, now: Instant) -> Option<Gathered> {
-        let due = self.growing.iter().map(|(uid, growing)| (growing.due(self.patience), uid));
+        let asked = self.growing.iter().filter(|(_, growing)| !growing.is_to_be_asked());
+        let due = asked.map(|(uid, growing)| (growing.due(self.patience), uid));
         let (at, uid) = due.min()?;
         if at > now {
             return None;
@@ -116,7 +173,7 @@ impl Gathering {
         Some(Gathered { series_instance_uid: uid, instances: growing.instances.into_values().collect(), why })
     }
 
-    /// When the next series will be complete if nothing more comes.
+    /// When the next series will be complete, or is to be asked about, if nothing more comes.
     #[must_use]
     pub fn next_complete(&self) -> Option<Instant> {
         self.growing.values().map(|growing| growing.due(self.patience)).min()
@@ -142,11 +199,21 @@ enum Wholeness {
 
 impl Growing {
     fn due(&self, patience: Patience) -> Instant {
-        match self.wholeness() {
-            Wholeness::Whole(_) => self.grew,
+        let wholeness = self.wholeness();
+        let at_rest = match wholeness {
+            Wholeness::Whole(_) => return self.grew,
             Wholeness::Unknown => self.grew + patience.quiet,
             Wholeness::Missing(_) => self.grew + patience.incomplete.max(patience.quiet),
+        };
+        match self.asked {
+            Asked::Never => at_rest,
+            Asked::NotYet => self.grew + patience.quiet,
+            Asked::Since(then) => at_rest.max(then + patience.answer),
         }
+    }
+
+    fn is_to_be_asked(&self) -> bool {
+        self.asked == Asked::NotYet && !matches!(self.wholeness(), Wholeness::Whole(_))
     }
 
     fn why(&self, patience: Patience) -> String {
@@ -228,7 +295,7 @@ mod tests {
     }
 
     fn gathering() -> Gathering {
-        Gathering::new(Patience { quiet: seconds(10), incomplete: seconds(60) })
+        Gathering::new(Patience { quiet: seconds(10), incomplete: seconds(60), answer: seconds(20) })
     }
 
     #[test]
@@ -302,8 +369,51 @@ mod tests {
         let taken = gathering.take_complete(start + seconds(1)).unwrap();
         assert_eq!((taken.instances.len(), taken.why.as_str()), (3, "all of its 3 instances are here"));
         gathering.receive([slice(0, 0.0, Some(3)), slice(1, 2.0, Some(3))], start);
-        gathering.expect(&SeriesInstanceUid::parse("1.7").unwrap(), 2);
+        gathering.answer(&SeriesInstanceUid::parse("1.7").unwrap(), Some(2));
         assert!(gathering.take_complete(start).is_some(), "the archive knows better than the instances");
+    }
+
+    #[test]
+    fn the_archive_of_a_sender_is_asked_when_the_series_is_quiet_and_what_it_says_counts() {
+        let start = Instant::now();
+        let uid = SeriesInstanceUid::parse("1.7").unwrap();
+        let from = |title: &str, n: usize| {
+            let mut slice = slice(n, 2.0 * n as f64, None);
+            slice.clue.calling_ae_title = Some(title.parse().unwrap());
+            slice.clue.study_instance_uid = Some(StudyInstanceUid::parse("1.5").unwrap());
+            slice
+        };
+        let asking = || gathering().asking(["CT1".parse().unwrap()]);
+        let mut told = asking();
+        told.receive([from("CT1", 0), from("CT1", 1)], start);
+        assert_eq!(told.take_question(start + seconds(9)), None);
+        assert_eq!(told.take_complete(start + seconds(10)), None, "it is asked first");
+        assert_eq!(told.next_complete(), Some(start + seconds(10)));
+        let question = told.take_question(start + seconds(10)).unwrap();
+        assert_eq!((&question.series_instance_uid, question.calling_ae_title.as_str()), (&uid, "CT1"));
+        assert_eq!(told.take_question(start + seconds(11)), None, "once");
+        assert_eq!(told.take_complete(start + seconds(29)), None);
+        told.answer(&uid, Some(3));
+        assert_eq!(told.take_complete(start + seconds(59)), None, "one is missing");
+        told.receive([from("CT1", 2)], start + seconds(59));
+        assert_eq!(told.take_complete(start + seconds(59)).unwrap().why, "all of its 3 instances are here");
+        for answer in [Some(None), None] {
+            let mut silent = asking();
+            silent.receive([from("CT1", 0)], start);
+            silent.take_question(start + seconds(10)).unwrap();
+            if let Some(nothing) = answer {
+                silent.answer(&uid, nothing);
+                assert!(silent.take_complete(start + seconds(11)).is_some(), "it does not know");
+            } else {
+                assert!(silent.take_complete(start + seconds(30)).is_some(), "it does not answer");
+            }
+        }
+        let mut other = asking();
+        other.receive([from("CT2", 0)], start);
+        assert!(
+            other.take_question(start + seconds(10)).is_none()
+                && other.take_complete(start + seconds(10)).is_some()
+        );
     }
 
     #[test]

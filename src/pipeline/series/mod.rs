@@ -14,7 +14,7 @@ mod slice;
 pub use ct_series::{CtSeries, CtSlice};
 pub use error::{Aside, AsideReason, Cause, SeriesError, SeriesSummary};
 pub use found::{CandidateSeries, FoundSeries};
-pub use gathering::{CompleteSeries, Gathered, Gathering, Patience, fingerprint_of};
+pub use gathering::{CompleteSeries, Gathered, Gathering, Patience, Question, fingerprint_of};
 pub use selection::{
     Answer, Choice, Condition, Explained, InvalidCondition, InvalidWindow, Operator, PassedOver, Priority,
     Rule, Rules, Subject, Test, Window, Written,

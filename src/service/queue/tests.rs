@@ -43,6 +43,7 @@ fn delivery() -> [NewDelivery; 1] {
         delivery: "1.7 v1 x".to_owned(),
         destination: "TPS@h:104".to_owned(),
         state: DeliveryState::Pending,
+        reason: None,
         of: Some(("1.7".to_owned(), 1)),
     }]
 }
@@ -183,6 +184,23 @@ async fn what_is_passed_over_waits_for_a_person_and_what_is_contoured_is_not_don
     let end = End::Contoured { result: "r", organs: &[], deliveries: &[] };
     assert!(queue.end(&job, &end, 0).await.unwrap());
     assert_eq!(store.retry("1.7", 1, 0).await.unwrap(), Err(JobState::Contoured));
+}
+
+#[tokio::test]
+async fn what_is_held_back_goes_when_a_person_says_so() {
+    let (_folder, store) = fresh().await;
+    let [new] = delivery();
+    let held = NewDelivery { state: DeliveryState::Held, reason: Some("a hole in a ring".to_owned()), ..new };
+    store.add_delivery(&held, 0).await.unwrap();
+    let take = async || store.take_due("TPS@h:104", "a", LEASE, LEASE, 1).await.unwrap();
+    assert_eq!(take().await, None);
+    let kept = store.deliveries(Some(("1.7", 1))).await.unwrap();
+    assert_eq!(
+        (kept[0].state, kept[0].last_error.as_deref()),
+        (DeliveryState::Held, Some("a hole in a ring"))
+    );
+    assert_eq!(store.resend("1.7", 1, None, "asked", 1).await.unwrap(), 1);
+    assert!(take().await.is_some());
 }
 
 #[tokio::test]

@@ -34,8 +34,10 @@ pub struct Delivery {
     pub next_attempt_ms: i64,
     /// When the peer took it.
     pub delivered_ms: Option<i64>,
-    /// Why the last attempt failed.
+    /// Why the last attempt failed, or why it is held back.
     pub last_error: Option<String>,
+    /// What the peer warned of when it took it.
+    pub warning: Option<String>,
 }
 
 /// What is put into the outbox.
@@ -45,14 +47,16 @@ pub struct NewDelivery {
     pub delivery: String,
     /// `AET@HOST:PORT`.
     pub destination: String,
-    /// Pending, or delivered where the disk says that it was.
+    /// Pending, held, or delivered where the disk says that it was.
     pub state: DeliveryState,
+    /// Why it is held.
+    pub reason: Option<String>,
     /// Series Instance UID and version.
     pub of: Option<(String, u32)>,
 }
 
 const COLUMNS: &str = "delivery, destination, series, version, state, attempts, created_ms, since_ms, next_attempt_ms, \
-                       delivered_ms, last_error";
+                       delivered_ms, last_error, warning";
 
 fn delivery_of(row: &AnyRow) -> Result<Delivery, StoreError> {
     Ok(Delivery {
@@ -67,6 +71,7 @@ fn delivery_of(row: &AnyRow) -> Result<Delivery, StoreError> {
         next_attempt_ms: cell(row, "next_attempt_ms")?,
         delivered_ms: cell(row, "delivered_ms")?,
         last_error: cell(row, "last_error")?,
+        warning: cell(row, "warning")?,
     })
 }
 
@@ -80,7 +85,7 @@ pub(in crate::service) async fn add_delivery(
     let delivered_ms = (new.state == DeliveryState::Delivered).then_some(at_ms);
     let inserted = sqlx::query(
         "INSERT INTO deliveries (delivery, destination, series, version, was, state, attempts, created_ms, since_ms, \
-         next_attempt_ms, delivered_ms) VALUES ($1, $2, $3, $4, 'new', $5, 0, $6, $6, $6, $7) \
+         next_attempt_ms, delivered_ms, last_error) VALUES ($1, $2, $3, $4, 'new', $5, 0, $6, $6, $6, $7, $8) \
          ON CONFLICT (delivery, destination) DO NOTHING",
     )
     .bind(new.delivery.clone())
@@ -90,6 +95,7 @@ pub(in crate::service) async fn add_delivery(
     .bind(new.state.word())
     .bind(at_ms)
     .bind(delivered_ms)
+    .bind(new.reason.clone())
     .execute(&mut **tx)
     .await
     .map_err(failed("adding a delivery"))?;
@@ -97,6 +103,7 @@ pub(in crate::service) async fn add_delivery(
         return Ok(());
     }
     let cause = match new.state {
+        DeliveryState::Held => new.reason.as_deref().unwrap_or("held back"),
         DeliveryState::Delivered => "the outbox on disk says that it was delivered",
         _ => "the structure set is made",
     };
@@ -211,7 +218,7 @@ impl Store {
         let mut tx = self.begin().await?;
         let moved = sqlx::query(
             "UPDATE deliveries SET was = state, state = $3, attempts = $4, next_attempt_ms = $5, delivered_ms = $6, \
-             last_error = $7, lease_owner = NULL, lease_until_ms = NULL \
+             last_error = $7, warning = $8, lease_owner = NULL, lease_until_ms = NULL \
              WHERE delivery = $1 AND destination = $2 AND state = 'pending'",
         )
         .bind(after.delivery.clone())
@@ -221,6 +228,7 @@ impl Store {
         .bind(after.next_attempt_ms)
         .bind(after.delivered_ms)
         .bind(after.last_error.clone())
+        .bind(after.warning.clone())
         .execute(&mut *tx)
         .await
         .map_err(failed("moving a delivery"))?;

@@ -64,6 +64,7 @@ CREATE TABLE deliveries (
     next_attempt_ms BIGINT NOT NULL,
     delivered_ms BIGINT,
     last_error TEXT,
+    warning TEXT,
     lease_owner TEXT,
     lease_until_ms BIGINT,
     PRIMARY KEY (delivery, destination),
