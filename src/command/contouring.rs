@@ -109,12 +109,48 @@ pub(super) fn contour(
     contour_series(series, model, &|organ, contours| template.entry(organ).roi(contours), identity)
 }
 
+/// The models that a service's rules may name: the settings' own, and at most one other at a time, since each takes
+/// memory.
+struct Bench {
+    runtime: RuntimeChoice,
+    /// The settings' model.
+    model: ContouringModel,
+    /// The model that was last asked for by a rule.
+    other: Option<ContouringModel>,
+}
+
+impl Bench {
+    /// The model of a name, with the settings' practice.
+    fn model(&mut self, name: Option<&str>) -> Result<&mut ContouringModel, ContourFailure> {
+        let Some(name) = name.filter(|name| *name != self.model.name) else { return Ok(&mut self.model) };
+        let other = match self.other.take().filter(|model| model.name == name) {
+            Some(model) => model,
+            None => {
+                let mut model = load_model(&self.runtime, name).map_err(ContourFailure::retry)?;
+                (model.anatomy, model.not_found) = (self.model.anatomy, self.model.not_found);
+                model
+            }
+        };
+        Ok(self.other.insert(other))
+    }
+}
+
 /// What the service calls for each complete series.
-pub(super) fn contourer(mut model: ContouringModel, template: StructureTemplate) -> Contourer {
+pub(super) fn contourer(
+    model: ContouringModel,
+    shipped: StructureTemplate,
+    runtime: &RuntimeChoice,
+) -> Contourer {
+    let mut bench = Bench { runtime: runtime.clone(), model, other: None };
     Box::new(move |complete: &CompleteSeries| {
         let paths: Vec<_> = complete.instances.iter().map(|instance| instance.path.clone()).collect();
         let series = CtSeries::from_instances(&paths).map_err(by_cause)?;
-        let contoured = contour(&series, &mut model, &template).map_err(|error| match error {
+        let template = match &complete.choice.template {
+            Some(path) => StructureTemplate::read(path.as_ref()).map_err(ContourFailure::retry)?,
+            None => shipped.clone(),
+        };
+        let model = bench.model(complete.choice.model.as_deref())?;
+        let contoured = contour(&series, model, &template).map_err(|error| match error {
             ContourError::Network(_) => ContourFailure::retry(error),
             _ => by_cause(error),
         })?;

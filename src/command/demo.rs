@@ -67,7 +67,7 @@ pub(super) fn run(args: DemoArgs, runtime: &RuntimeChoice) -> CommandResult {
     let planning_system = Service::start(&settings(&out.join("planning-system"), "TPS", None)?, None)?;
     let to = format!("TPS@{}", planning_system.address()).parse()?;
     let ours = settings(&out.join("oarlock"), "OARLOCK", Some(Destination { peer: to }))?;
-    let service = Service::start(&ours, Some(contourer(model, template.clone())))?;
+    let service = Service::start(&ours, Some(contourer(model, template.clone(), runtime)))?;
     say(format_args!("   OARLOCK@{} ({provider}), TPS@{}", service.address(), planning_system.address()));
 
     say(format_args!("3. C-STORE of {} slices", series.slices.len()));

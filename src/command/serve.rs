@@ -17,7 +17,7 @@ pub(super) fn run(args: ServeArgs, runtime: &RuntimeChoice) -> CommandResult {
     model.anatomy = settings.anatomy;
     model.not_found = settings.structure_set.not_found;
     let (name, provider) = (model.name.clone(), model.network.provider());
-    let contourer = contourer(model, StructureTemplate::shipped()?);
+    let contourer = contourer(model, StructureTemplate::shipped()?, runtime);
     service::run(&settings, Some(contourer), shutdown(), |service| {
         say(format_args!("{} listens on {}", settings.ae_title, service.address()));
         if let Some(address) = service.http_address() {

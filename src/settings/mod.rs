@@ -5,6 +5,7 @@ mod dataset_map;
 mod doubt;
 mod manifest;
 mod organs;
+mod rules;
 pub mod service;
 mod synthetic;
 mod train;
@@ -19,6 +20,7 @@ pub use doubt::{calibration_of_text, text_of_calibration};
 pub use manifest::{DoorEntry, GraphEntry, Manifest, ModelEntry};
 pub(crate) use organs::plain;
 pub use organs::{OrganEntry, StructureTemplate};
+pub use rules::{InvalidRule, load_rules};
 pub use service::ServiceSettings;
 pub use synthetic::Synthetic;
 pub use train::{
@@ -65,6 +67,15 @@ pub enum SettingsError {
         /// What is wrong.
         #[source]
         source: Box<CalibrationError>,
+    },
+    /// A rule that cannot be.
+    #[error("the rules in {path} cannot be used")]
+    Rule {
+        /// Which file.
+        path: PathBuf,
+        /// Which rule, and why.
+        #[source]
+        source: Box<InvalidRule>,
     },
     /// A value that is not allowed.
     #[error("{path}: {key} is {found}, allowed: {allowed}")]
