@@ -152,12 +152,12 @@ impl Service {
         let (spool, stored) = Spool::open(&folder, spool_limits(settings)).map_err(ServiceError::Spool)?;
         let spool = Arc::new(spool);
         let outbox = outbox(settings, &folder, &store, &node)?;
-        runtime.block_on(resume(&store, &outbox, &node))?;
+        let destinations: Vec<Peer> = settings.destinations.iter().map(|d| d.peer.clone()).collect();
+        runtime.block_on(resume(&store, &outbox, &node, &destinations))?;
         let (arrivals, arrived) = mpsc::channel(ARRIVALS);
         let bound = runtime.block_on(bind(settings, Arc::clone(&spool), arrivals))?;
 
         let work = Arc::new(WorkCounters::default());
-        let destinations: Vec<Peer> = settings.destinations.iter().map(|d| d.peer.clone()).collect();
         let mut threads = Vec::new();
         for destination in &destinations {
             let (outbox, destination, stop) = (Arc::clone(&outbox), destination.clone(), stopped.clone());
@@ -366,7 +366,12 @@ fn take_over(folder: &Path, objects: &OutboxFolder) -> Result<(), ServiceError> 
 }
 
 /// What the earlier process of this folder left: its leases, and what it delivered last.
-async fn resume(store: &Store, outbox: &Outbox, node: &str) -> Result<(), ServiceError> {
+async fn resume(
+    store: &Store,
+    outbox: &Outbox,
+    node: &str,
+    destinations: &[Peer],
+) -> Result<(), ServiceError> {
     let (queue, now) = (Queue::new(store, node, worker::LEASE), store::now_ms());
     let released = queue.release_all(now).await.map_err(ServiceError::Store)?;
     let retried = queue.retry_failed(now).await.map_err(ServiceError::Store)?;
@@ -374,6 +379,14 @@ async fn resume(store: &Store, outbox: &Outbox, node: &str) -> Result<(), Servic
         tracing::info!(in_work = released, failed = retried, "jobs of the earlier run are done again");
     }
     store.release_deliveries().await.map_err(ServiceError::Store)?;
+    let elsewhere = store.pending_elsewhere(destinations).await.map_err(ServiceError::Store)?;
+    for (destination, n_deliveries) in elsewhere {
+        tracing::warn!(
+            destination,
+            n_deliveries,
+            "deliveries wait for a destination that the settings do not name"
+        );
+    }
     outbox.settle_delivered().await.map_err(ServiceError::Settle)
 }
 

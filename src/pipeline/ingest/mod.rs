@@ -4,6 +4,7 @@
 
 pub(crate) mod association;
 pub(crate) mod data_set;
+mod known;
 mod listener;
 pub(crate) mod part10;
 pub(crate) mod pdu;
@@ -15,4 +16,4 @@ pub use listener::{Caller, Callers, IngestCounters, Listener, ListenerOptions, S
 pub use part10::Part10Error;
 pub use pdu::PduError;
 pub use receiver::FragmentError;
-pub use spool::{Clue, Spool, SpoolError, SpoolLimits, StoredInstance, free_mb};
+pub use spool::{Clue, OnDisk, Spool, SpoolError, SpoolLimits, StoredInstance, free_mb};
