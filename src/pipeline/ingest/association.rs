@@ -16,13 +16,13 @@ use tokio::net::TcpStream;
 use tokio::sync::{SemaphorePermit, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::data_set::{self, EXPLICIT_VR_BIG_ENDIAN};
+use super::data_set::EXPLICIT_VR_BIG_ENDIAN;
 use super::listener::{ListenerLimits, Shared, StorageClasses};
 use super::pdu::{self, AbortReason, MAX_P_DATA, PduError, PduStream, kind};
 use super::receiver::{DataSet, Message, Receiver};
 use super::spool::{Incoming, Stored};
 use super::tally;
-use super::witness::{IngestEvent, StudyOf};
+use super::witness::{IngestEvent, StudyOf, study_of};
 use crate::pipeline::tls::Socket;
 use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::dicom::dimse::{Request, StoreRequest, StoreStatus, VERIFICATION};
@@ -287,17 +287,6 @@ fn negotiate(
         return Err(Refusal::Abort(AbortReason::InvalidParameter));
     }
     Ok((results, contexts))
-}
-
-/// Which study, whose, for the audit trail; of a data set that was found sound.
-fn study_of(data_set: &[u8], transfer_syntax: &str) -> Option<StudyOf> {
-    let outline = data_set::outline(data_set, transfer_syntax, u64::MAX, data_set::Keep::Values).ok()?;
-    let text = |tag| outline.text(tag).into_owned();
-    Some(StudyOf {
-        study_instance_uid: text(data_set::STUDY_INSTANCE_UID),
-        patient_id: text(data_set::PATIENT_ID),
-        patient_name: text(data_set::PATIENT_NAME),
-    })
 }
 
 fn trimmed(uid: &str) -> &str {

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tokio::net::TcpListener;
@@ -202,6 +202,7 @@ impl Listener {
     /// Serves until `stop` turns true; then the instances in hand are finished and the associations aborted.
     pub async fn serve(self, mut stop: watch::Receiver<bool>) {
         let mut connections = JoinSet::new();
+        let mut crowd = Crowd::default();
         let per_address = Tally::new(self.shared.options.limits.max_connections_per_address);
         while !*stop.borrow() {
             let accepted = tokio::select! {
@@ -217,12 +218,12 @@ impl Listener {
             };
             match accepted {
                 Ok((_socket, address)) if connections.len() >= MAX_CONNECTIONS => {
-                    tracing::warn!(%address, "too many connections; closed");
+                    crowd.turn_away(address.ip());
                 }
                 Ok((socket, address)) => {
                     let address = address.ip().to_canonical();
                     let Some(place) = per_address.take(address) else {
-                        tracing::warn!(%address, "too many connections from this address; closed");
+                        crowd.turn_away(address);
                         continue;
                     };
                     self.shared.counters.connections.fetch_add(1, Ordering::Relaxed);
@@ -242,6 +243,25 @@ impl Listener {
         drop(self.socket);
         while let Some(ended) = connections.join_next().await {
             log_panic(ended);
+        }
+    }
+}
+
+/// Connections that are closed for want of room: a flood of them must not fill the disk with log lines.
+#[derive(Default)]
+struct Crowd {
+    n_closed: u64,
+    said: Option<Instant>,
+}
+
+impl Crowd {
+    /// Counts one, and says at most once a second how many there were.
+    fn turn_away(&mut self, address: IpAddr) {
+        self.n_closed += 1;
+        if self.said.is_none_or(|said| said.elapsed() >= Duration::from_secs(1)) {
+            let n_closed = std::mem::take(&mut self.n_closed);
+            tracing::warn!(%address, n_closed, "too many connections, all together or from this address; closed");
+            self.said = Some(Instant::now());
         }
     }
 }

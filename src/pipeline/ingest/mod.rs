@@ -21,4 +21,5 @@ pub use part10::Part10Error;
 pub use pdu::PduError;
 pub use receiver::FragmentError;
 pub use spool::{Clue, Spool, SpoolError, SpoolLimits, StoredInstance, free_mb};
+pub(crate) use witness::study_of_file;
 pub use witness::{IngestEvent, StudyOf, Witness};

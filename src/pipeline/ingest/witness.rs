@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use super::data_set::{self, Keep};
+use super::part10;
 use crate::vocabulary::dicom::{AeTitle, SopClassUid};
 
 /// Something that an audit trail has to know.
@@ -60,4 +62,21 @@ impl fmt::Debug for Witness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Witness")
     }
+}
+
+/// Which study, whose; of a data set that was found sound.
+pub(super) fn study_of(data_set: &[u8], transfer_syntax: &str) -> Option<StudyOf> {
+    let outline = data_set::outline(data_set, transfer_syntax, u64::MAX, Keep::Values).ok()?;
+    let text = |tag| outline.text(tag).into_owned();
+    Some(StudyOf {
+        study_instance_uid: text(data_set::STUDY_INSTANCE_UID),
+        patient_id: text(data_set::PATIENT_ID),
+        patient_name: text(data_set::PATIENT_NAME),
+    })
+}
+
+/// The same of a Part 10 file, with its SOP class.
+pub(crate) fn study_of_file(part10: &[u8]) -> Option<(StudyOf, SopClassUid)> {
+    let file = part10::split(part10).ok()?;
+    Some((study_of(file.data_set, file.transfer_syntax_uid.as_str())?, file.sop_class_uid))
 }

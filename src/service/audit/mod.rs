@@ -4,6 +4,7 @@
 //! receiver, or to both. It is the one place where a patient may be named, and by default even there not in the clear.
 
 mod message;
+mod sending;
 mod syslog;
 
 use std::fs::{File, OpenOptions};
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 pub use message::{AuditEvent, Node, Outcome};
+pub use sending::Transfer;
 
 use crate::pipeline::ingest::{IngestEvent, Witness};
 use crate::pipeline::tls::{TlsClient, TlsError};
