@@ -15,8 +15,8 @@ use crate::engine::runtime::session::Runtime;
 use crate::learning::model::ModelRegistry;
 use crate::pipeline::delivery;
 use crate::pipeline::ingest::free_mb;
-use crate::service::scu_timeouts;
 use crate::service::store::{DeliveryState, FILE_NAME, JobState, Place, Store, StoreError};
+use crate::service::{scu_timeouts, tls_server};
 use crate::settings::{ServiceSettings, StructureTemplate, load_rules};
 use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::dicom::{AeTitle, Peer};
@@ -66,6 +66,7 @@ pub(super) fn run(args: CheckArgs, runtime: &RuntimeChoice) -> CommandResult {
         findings.push(disk(settings));
         findings.push(database(settings)?);
         findings.push(open_door(settings));
+        findings.push(secrecy(settings));
         findings.push(model(settings));
         findings.extend(rules(settings));
         findings.extend(peers(settings)?);
@@ -187,6 +188,19 @@ fn open_door(settings: &ServiceSettings) -> Finding {
     let text =
         format!("{} callers on {}, {n_anywhere} from any address", listen.callers.len(), listen.address);
     if n_anywhere > 0 { Finding::note("callers", text) } else { Finding::ok("callers", text) }
+}
+
+fn secrecy(settings: &ServiceSettings) -> Finding {
+    match tls_server(settings) {
+        Ok(Some(_loaded)) => {
+            Finding::ok("TLS", "certificate, key and authorities of listen.tls fit together")
+        }
+        Ok(None) if settings.listen.address.is_loopback() => Finding::ok("TLS", "off, on this machine only"),
+        Ok(None) => {
+            Finding::note("TLS", "off: whoever is on the network reads along and can claim any AE title")
+        }
+        Err(error) => Finding::bad("TLS", with_causes(&error)),
+    }
 }
 
 fn model(settings: &ServiceSettings) -> Finding {

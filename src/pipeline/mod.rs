@@ -7,6 +7,7 @@ pub mod ingest;
 pub mod network;
 pub mod rtstruct;
 pub mod series;
+pub mod tls;
 pub mod volume;
 
 use self::anatomy::{

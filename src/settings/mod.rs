@@ -1,5 +1,6 @@
 //! YAML to checked values; the only place that knows YAML.
 
+pub mod audit;
 mod checkpoint_names;
 mod dataset_map;
 mod doubt;
@@ -8,7 +9,9 @@ mod organs;
 mod rules;
 pub mod service;
 mod synthetic;
+pub mod tls;
 mod train;
+mod yaml;
 
 use std::path::PathBuf;
 

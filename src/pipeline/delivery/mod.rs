@@ -7,4 +7,4 @@ mod scu;
 pub use find::{FindError, count_instances};
 pub(crate) use outbox::replace;
 pub use outbox::{OutboxError, OutboxFolder, RetryPolicy};
-pub use scu::{Kind, Scu, ScuError, ScuTimeouts, echo, kind_of};
+pub use scu::{Kind, Scu, ScuError, ScuTimeouts, echo, echo_with, kind_of};
