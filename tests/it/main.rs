@@ -15,6 +15,7 @@ mod architecture;
 mod audit;
 mod cli;
 mod completion;
+mod crash;
 mod dataset;
 mod delivery;
 mod demo;
