@@ -273,7 +273,8 @@ impl Growing {
 
     /// A hole between the slices. Where an instance has no position of its own nobody can tell.
     fn gap(&self) -> Option<String> {
-        let positions: Option<Vec<f64>> = self.instances.values().map(|i| i.clue.position_mm).collect();
+        let clues = self.instances.values().map(|instance| &instance.clue);
+        let positions: Option<Vec<f64>> = clues.filter(|c| !c.is_localizer).map(|c| c.position_mm).collect();
         let mut positions = positions?;
         positions.sort_by(f64::total_cmp);
         let mut steps: Vec<f64> = positions.windows(2).map(|pair| pair[1] - pair[0]).collect();
@@ -365,7 +366,10 @@ mod tests {
     #[test]
     fn slices_in_the_same_place_one_without_a_position_and_three_slices_say_nothing_about_gaps() {
         let start = Instant::now();
+        let mut scout = slice(9, -700.0, None);
+        scout.clue.is_localizer = true;
         for series in [
+            vec![slice(0, 0.0, None), slice(1, 2.0, None), slice(2, 4.0, None), slice(3, 6.0, None), scout],
             vec![
                 slice(0, 0.0, None),
                 slice(1, 0.0, None),
