@@ -8,8 +8,10 @@ use std::process::{Command, Stdio};
 
 use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::tags;
+use oarlock::service::store::JobState;
 use oarlock::settings::ServiceSettings;
 
+use crate::service::job;
 use crate::support::{Process, free_port};
 use crate::wire::{CT, Request, Wire, all_files, ct, element, files, pdu, pdv, service, store, wait_for};
 
@@ -143,7 +145,10 @@ fn nothing_of_the_patient_stands_in_logs_metrics_or_errors() {
     let delivered = folder.path().join("tps/instances");
     wait_for_long("the structure set", || (!files(&delivered, "dcm").is_empty()).then_some(()));
     // The small series has no anatomy, so it is refused, with a record.
-    wait_for_long("the refusal", || data.join("jobs/1.2.50.json").is_file().then_some(()));
+    wait_for_long("the refusal", || {
+        let version = job(&data, "1.2.50")?.versions.pop()?;
+        (version.job.state == JobState::Refused).then_some(())
+    });
     wait_for("a failed attempt", || {
         fs::read_to_string(&log).unwrap().contains("cannot be reached").then_some(())
     });
@@ -178,7 +183,9 @@ fn nothing_of_the_patient_stands_in_logs_metrics_or_errors() {
         }
         assert!(!holds(metrics.as_bytes()), "the {what} stands in the metrics");
         for path in all_files(&data) {
-            let is_watched = path.extension().is_some_and(|e| ["json", "txt", "log"].iter().any(|x| e == *x));
+            let is_watched = path
+                .extension()
+                .is_some_and(|e| ["json", "txt", "log", "sqlite3", "sqlite3-wal"].iter().any(|x| e == *x));
             assert!(
                 !is_watched || !holds(&fs::read(&path).unwrap()),
                 "the {what} stands in {}",
