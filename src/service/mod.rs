@@ -163,12 +163,12 @@ impl Service {
         let store = Arc::new(runtime.block_on(Store::open(&place)).map_err(ServiceError::Store)?);
         let (spool, stored) = Spool::open(&folder, spool_limits(settings)).map_err(ServiceError::Spool)?;
         let spool = Arc::new(spool);
-        let outbox = outbox(settings, &folder, &store, &node)?;
+        let (audit, audit_writer) =
+            AuditTrail::start(&settings.audit, &settings.ae_title, &folder).map_err(ServiceError::Audit)?;
+        let outbox = outbox(settings, &folder, &store, &node, audit.clone())?;
         let destinations: Vec<Peer> = settings.destinations.iter().map(|d| d.peer.clone()).collect();
         runtime.block_on(resume(&store, &outbox, &node, &destinations))?;
         let (arrivals, arrived) = mpsc::channel(ARRIVALS);
-        let (audit, audit_writer) =
-            AuditTrail::start(&settings.audit, &settings.ae_title, &folder).map_err(ServiceError::Audit)?;
         let tls = tls_server(settings).map_err(ServiceError::Tls)?.map(Arc::new);
         let bound = runtime.block_on(bind(
             settings,
@@ -176,6 +176,7 @@ impl Service {
             Arc::clone(&spool),
             arrivals,
         ))?;
+        audit.tell(AuditEvent::Started);
 
         let work = Arc::new(WorkCounters::default());
         let mut threads = Vec::new();
@@ -227,7 +228,6 @@ impl Service {
             runtime.spawn(http::serve(socket, shown, stopped.clone()));
         }
         let listener = runtime.spawn(bound.listener.serve(stopped));
-        audit.tell(AuditEvent::Started);
         let grace = seconds(settings.stop_grace_s);
         let (address, http) = (bound.address, bound.http_address);
         Ok(Self {
@@ -405,6 +405,7 @@ fn outbox(
     folder: &Path,
     store: &Arc<Store>,
     node: &str,
+    audit: AuditTrail,
 ) -> Result<Arc<Outbox>, ServiceError> {
     let delivery = &settings.delivery;
     let policy = RetryPolicy {
@@ -415,7 +416,8 @@ fn outbox(
     let objects = OutboxFolder::open(&folder.join("outbox")).map_err(ServiceError::Outbox)?;
     take_over(folder, &objects)?;
     let (calling, timeouts) = (settings.ae_title.clone(), scu_timeouts(settings));
-    Ok(Arc::new(Outbox::new(Arc::clone(store), objects, calling, policy, timeouts, node.to_owned())))
+    let (store, node) = (Arc::clone(store), node.to_owned());
+    Ok(Arc::new(Outbox::new(store, objects, calling, policy, timeouts, node, audit)))
 }
 
 /// What a version without a database delivered is noted as the new one does; the rest of its records is replayed from

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use super::audit::{AuditTrail, Outcome};
 use super::store::{Delivery, DeliveryState, NewDelivery, Store, StoreError, millis, now_ms};
 use crate::pipeline::delivery::{
     OutboxError, OutboxFolder, RetryPolicy, Scu, ScuError, ScuTimeouts, kind_of,
@@ -30,6 +31,7 @@ pub struct Outbox {
     timeouts: ScuTimeouts,
     calling: AeTitle,
     node: String,
+    audit: AuditTrail,
     came: Notify,
 }
 
@@ -54,8 +56,9 @@ impl Outbox {
         policy: RetryPolicy,
         timeouts: ScuTimeouts,
         node: String,
+        audit: AuditTrail,
     ) -> Self {
-        Self { store, folder, policy, timeouts, calling, node, came: Notify::new() }
+        Self { store, folder, policy, timeouts, calling, node, audit, came: Notify::new() }
     }
 
     /// Keeps an object for a destination, durably, and gives the row that makes a delivery of it: for a transaction of
@@ -164,7 +167,13 @@ impl Outbox {
     async fn attempt(&self, destination: &Peer, mut delivery: Delivery, stop: &watch::Receiver<bool>) {
         let (key, to) = (delivery.delivery.clone(), delivery.destination.clone());
         let outcome = match self.folder.read(&key, &to) {
-            Ok(part10) => self.store_at(destination, &part10).await.map_err(Failure::Peer),
+            Ok(part10) => {
+                let transfer = self.audit.sending(destination, &part10);
+                let outcome = self.store_at(destination, &part10).await.map_err(Failure::Peer);
+                let told = outcome.as_ref().err().map(Failure::reason);
+                self.audit.sent(transfer, told.map_or(Outcome::Success, Outcome::Failure));
+                outcome
+            }
             Err(error) => Err(Failure::Object(error)),
         };
         delivery.attempts += 1;
