@@ -8,10 +8,8 @@ use std::process::{Command, Stdio};
 
 use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::tags;
-use oarlock::service::store::JobState;
 use oarlock::settings::ServiceSettings;
 
-use crate::service::job;
 use crate::support::{Process, free_port};
 use crate::wire::{CT, Request, Wire, all_files, ct, element, files, pdu, pdv, service, store, wait_for};
 
