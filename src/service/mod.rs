@@ -16,6 +16,7 @@ pub mod mint;
 mod outbox;
 pub mod quarantine;
 pub mod queue;
+mod retention;
 pub mod store;
 mod worker;
 
@@ -178,6 +179,13 @@ impl Service {
         ))?;
         audit.tell(AuditEvent::Started);
 
+        let retention = retention::Retention {
+            limits: settings.retention,
+            store: Arc::clone(&store),
+            spool: Arc::clone(&spool),
+            folder: folder.clone(),
+        };
+        runtime.spawn(retention.run(stopped.clone()));
         let work = Arc::new(WorkCounters::default());
         let mut threads = Vec::new();
         for destination in &destinations {

@@ -46,6 +46,18 @@ pub struct ServiceSettings {
     pub destinations: Vec<Destination>,
     /// How they go there.
     pub delivery: DeliverySettings,
+    /// How long files are kept.
+    pub retention: RetentionSettings,
+}
+
+/// How long the files of a series are kept with which nothing is left to do; for ever without a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionSettings {
+    /// So long after they last changed, days.
+    pub keep_days: Option<f64>,
+    /// While the data folder holds less than this, GB (10^9 bytes); the oldest go first.
+    pub max_gb: Option<f64>,
 }
 
 /// The Store SCP.
@@ -242,6 +254,7 @@ impl Default for ServiceSettings {
             structure_set: StructureSetSettings::default(),
             destinations: Vec::new(),
             delivery: DeliverySettings::default(),
+            retention: RetentionSettings::default(),
         }
     }
 }
@@ -392,6 +405,13 @@ impl ServiceSettings {
                 &listen.max_in_hand_mb,
                 "listen.max_instance_mb to 1000000",
             );
+        }
+        let kept =
+            [("retention.keep_days", self.retention.keep_days), ("retention.max_gb", self.retention.max_gb)];
+        for (key, limit) in kept {
+            if let Some(limit) = limit.filter(|limit| !(*limit > 0.0 && limit.is_finite())) {
+                return value(key, &limit, "above zero");
+            }
         }
         if !listen.address.is_loopback() && listen.callers.is_empty() {
             let allowed = "at least one caller, because listen.address is not loopback";

@@ -30,6 +30,7 @@ mod postgres;
 mod privacy;
 mod published;
 mod real_peers;
+mod retention;
 mod rules;
 mod security;
 mod series;

@@ -125,6 +125,20 @@ impl OutboxFolder {
         sync_parent(&delivered)
     }
 
+    /// Removes an object that the peer has; it cannot be sent again.
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn forget(&self, delivery: &str, destination: &str) -> Result<(), OutboxError> {
+        let delivered = self.delivered(delivery, destination);
+        match fs::remove_file(&delivered) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("removing", &delivered)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether any object still has to go, or was delivered without a note on disk.
     ///
     /// # Errors

@@ -33,6 +33,13 @@ impl Known {
         self.series_of.entry(mark(instance)).or_insert(number);
     }
 
+    /// Forgets the instances of a series.
+    pub(super) fn remove(&mut self, series: &SeriesInstanceUid) {
+        if let Some(number) = self.numbers.get(series) {
+            self.series_of.retain(|_, known| known != number);
+        }
+    }
+
     /// The series of an instance that is on disk.
     pub(super) fn series_of(&self, instance: &SopInstanceUid) -> Option<&SeriesInstanceUid> {
         let number = self.series_of.get(&mark(instance))?;
@@ -61,5 +68,9 @@ mod tests {
         known.insert(&uid(3), &other);
         assert_eq!((known.series_of(&uid(3)), known.series_of(&uid(60))), (Some(&one), Some(&other)));
         assert_eq!(known.series_of(&uid(100)), None);
+        known.remove(&one);
+        assert_eq!((known.series_of(&uid(3)), known.series_of(&uid(60))), (None, Some(&other)));
+        known.insert(&uid(3), &one);
+        assert_eq!(known.series_of(&uid(3)), Some(&one));
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! incoming/N.part                              being written; nobody was told success; removed at start
+//! incoming/N.removed                           a series that is being removed
 //! instances/SERIES-UID/SOP-INSTANCE-UID.dcm    durable
 //! quarantine/SOP-INSTANCE-UID.N.dcm and .txt   refused for its content, with the reason
 //! ```
@@ -147,6 +148,9 @@ pub enum SpoolError {
     /// Known with another image.
     #[error("SOP Instance UID known with other content; quarantined")]
     OtherContent,
+    /// Instances are being written, so nothing is removed now.
+    #[error("instances are being written: later")]
+    Busy,
     /// The disk is nearly full.
     #[error("{free_mb} MB are free, {wanted_mb} MB must stay free: make room in {folder}")]
     DiskFull {
@@ -186,7 +190,9 @@ impl SpoolError {
             Self::DataSet(_) | Self::Uid { .. } => StoreStatus::CannotUnderstand,
             Self::Mismatch { .. } => StoreStatus::DataSetMismatch,
             Self::OtherContent => StoreStatus::OtherContent,
-            Self::DiskFull { .. } | Self::Io { .. } | Self::Foreign { .. } => StoreStatus::OutOfResources,
+            Self::Busy | Self::DiskFull { .. } | Self::Io { .. } | Self::Foreign { .. } => {
+                StoreStatus::OutOfResources
+            }
         }
     }
 }
@@ -243,7 +249,8 @@ impl Spool {
             make_folder(&folder.join(name))?;
         }
         for path in list(&folder.join("incoming"))? {
-            fs::remove_file(&path).map_err(io_error("removing", &path))?;
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(io_error("removing", &path))?;
         }
         let (mut stored, mut known) = (Vec::new(), Known::default());
         for path in list(&folder.join("instances"))? {
@@ -313,6 +320,28 @@ impl Spool {
     /// [`SpoolError`] where one cannot be read.
     pub fn series(&self, series: &SeriesInstanceUid) -> Result<Vec<StoredInstance>, SpoolError> {
         Self::stored_series(&self.folder, series, self.limits.max_inflated_bytes)
+    }
+
+    /// Removes the instances of a series; sent again, they are new. One that comes at this very moment is either kept or
+    /// refused as out of resources, never told stored and removed.
+    ///
+    /// # Errors
+    /// [`SpoolError`] where the disk refuses.
+    pub fn remove_series(&self, series: &SeriesInstanceUid) -> Result<(), SpoolError> {
+        let folder = self.folder.join("instances").join(series.as_str());
+        let aside = self.folder.join("incoming").join(format!("{}.removed", self.next_number()));
+        let mut index = self.lock();
+        if !folder.is_dir() {
+            return Ok(());
+        }
+        if !index.in_hand.is_empty() {
+            return Err(SpoolError::Busy);
+        }
+        fs::rename(&folder, &aside).map_err(io_error("moving", &folder))?;
+        index.known.remove(series);
+        drop(index);
+        sync_folder(&self.folder.join("instances"))?;
+        fs::remove_dir_all(&aside).map_err(io_error("removing", &aside))
     }
 
     /// An instance on disk by its UIDs.

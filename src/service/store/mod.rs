@@ -35,8 +35,10 @@ pub use view::{JobDetail, JobFilter, JobSummary, VersionDetail};
 pub const FILE_NAME: &str = "oarlock.sqlite3";
 
 /// Number, name and text of each migration, in order. A text that is out in the world is never changed.
-pub(crate) const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(1, "begin", include_str!("migrations/0001_begin.sql"))];
+pub(crate) const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "begin", include_str!("migrations/0001_begin.sql")),
+    (2, "removed", include_str!("migrations/0002_removed.sql")),
+];
 
 /// Connections at a time: the worker, the gathering, each destination and the web page hold one for a moment each.
 const CONNECTIONS: u32 = 4;
@@ -317,7 +319,7 @@ pub(in crate::service) mod tests {
     async fn it_opens_again_with_what_it_held_and_keeps_its_file_private() {
         use std::os::unix::fs::PermissionsExt;
         let (folder, store) = fresh().await;
-        sqlx::query("INSERT INTO series VALUES ('1.2', 'new', 'receiving', 'CT', 1, 5, 5)")
+        sqlx::query("INSERT INTO series (series, was, state, calling_ae_title, n_instances, first_ms, last_ms) VALUES ('1.2', 'new', 'receiving', 'CT', 1, 5, 5)")
             .execute(store.pool())
             .await
             .unwrap();
@@ -337,9 +339,9 @@ pub(in crate::service) mod tests {
     async fn an_illegal_move_breaks_a_constraint() {
         let (_folder, store) = fresh().await;
         let run = async |sql: &'static str| sqlx::query(sql).execute(store.pool()).await;
-        run("INSERT INTO series VALUES ('1.2', 'new', 'receiving', 'CT', 1, 5, 5)").await.unwrap();
+        run("INSERT INTO series (series, was, state, calling_ae_title, n_instances, first_ms, last_ms) VALUES ('1.2', 'new', 'receiving', 'CT', 1, 5, 5)").await.unwrap();
         let error =
-            run("INSERT INTO series VALUES ('1.3', 'new', 'complete', 'CT', 1, 5, 5)").await.unwrap_err();
+            run("INSERT INTO series (series, was, state, calling_ae_title, n_instances, first_ms, last_ms) VALUES ('1.3', 'new', 'complete', 'CT', 1, 5, 5)").await.unwrap_err();
         assert!(error.to_string().contains("series_moves"), "{error}");
         run("UPDATE series SET was = state, state = 'complete'").await.unwrap();
         let error = run("UPDATE series SET was = state, state = 'complete'").await.unwrap_err();

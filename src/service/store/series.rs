@@ -115,6 +115,54 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Series with which nothing is left to do, the one that changed last at the end: complete, no job waits or failed
+    /// by the machine's fault, every delivery is with its peer, and not removed since.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn finished(&self, limit: u32) -> Result<Vec<(String, i64)>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT s.series, s.last_ms FROM series s WHERE s.state = 'complete' \
+             AND (s.removed_ms IS NULL OR s.removed_ms < s.last_ms) \
+             AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.series = s.series \
+                AND (j.state IN ('waiting', 'working', 'failed'))) \
+             AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.series = s.series AND d.state <> 'delivered') \
+             ORDER BY s.last_ms, s.series LIMIT $1",
+        )
+        .bind(i64::from(limit))
+        .fetch_all(self.pool())
+        .await
+        .map_err(failed("reading the series"))?;
+        rows.iter().map(|row| Ok((cell(row, "series")?, cell(row, "last_ms")?))).collect()
+    }
+
+    /// What was received and made of a series is about to be removed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn removed(&self, series: &str, at_ms: i64, cause: &str) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        sqlx::query("UPDATE series SET removed_ms = $2 WHERE series = $1 AND state = 'complete'")
+            .bind(series.to_owned())
+            .bind(at_ms)
+            .execute(&mut *tx)
+            .await
+            .map_err(failed("noting a removal"))?;
+        let event = Event {
+            subject: "series",
+            series: Some(series),
+            version: None,
+            destination: None,
+            was: SeriesState::Complete.word(),
+            became: "removed",
+            cause,
+        };
+        note(&mut tx, at_ms, event).await?;
+        tx.commit().await.map_err(failed("committing"))
+    }
+}
+
 async fn receiving(
     tx: &mut Transaction<'static, Any>,
     series: &SeriesInstanceUid,
