@@ -115,6 +115,13 @@ pub struct SegmentArgs {
     /// Also write a sheet of pictures (PNG).
     #[arg(long, value_name = "FILE")]
     pub picture: Option<PathBuf>,
+    /// Which structures it holds and what they are called: a shipped template (head-and-neck, head-and-neck-planning,
+    /// kopf-hals) or a file; see docs/templates.md.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub template: Option<String>,
+    /// Write it for this kind of receiver: generic, eclipse, raystation; see docs/destinations.md.
+    #[arg(long, value_name = "NAME")]
+    pub format: Option<String>,
     /// Rules of anatomy.
     #[command(flatten)]
     pub anatomy: AnatomyArgs,
@@ -149,12 +156,16 @@ pub struct ConvertArgs {
     /// RTSTRUCT, label map, or (ending in `/`) a folder that gets one mask per ROI.
     #[arg(short, long, value_name = "FILE|DIR/")]
     pub output: PathBuf,
-    /// Structure template (YAML) that maps mask names to ROI names.
-    #[arg(long, value_name = "FILE")]
-    pub template: Option<PathBuf>,
-    /// How holes are written.
-    #[arg(long, value_enum, default_value_t = HoleArg::Keyhole)]
-    pub holes: HoleArg,
+    /// Structure template: a shipped one (head-and-neck, head-and-neck-planning, kopf-hals) or a file, which may also be
+    /// a dictionary of organs like config/organs.yaml; see docs/templates.md.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub template: Option<String>,
+    /// Write it for this kind of receiver: generic, eclipse, raystation; see docs/destinations.md.
+    #[arg(long, value_name = "NAME")]
+    pub format: Option<String>,
+    /// How holes are written, instead of as the format has it.
+    #[arg(long, value_enum)]
+    pub holes: Option<HoleArg>,
 }
 
 /// How a hole is written in a structure set.

@@ -13,12 +13,11 @@ use crate::cli::CheckArgs;
 use crate::engine::runtime::library;
 use crate::engine::runtime::session::Runtime;
 use crate::learning::model::ModelRegistry;
-use crate::pipeline::delivery;
+use crate::pipeline::delivery::Destination;
 use crate::pipeline::ingest::free_mb;
 use crate::service::scu_timeouts;
 use crate::settings::ServiceSettings;
 use crate::vocabulary::causes::with_causes;
-use crate::vocabulary::dicom::{AeTitle, Peer};
 
 /// How one thing stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -164,16 +163,12 @@ fn peers(settings: &ServiceSettings) -> std::io::Result<Vec<Finding>> {
         return Ok(vec![Finding::note("destinations", "none: structure sets stay in the data folder")]);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(settings
-        .destinations
-        .iter()
-        .map(|d| runtime.block_on(peer(&d.peer, &settings.ae_title, settings)))
-        .collect())
+    Ok(settings.destinations.iter().map(|d| runtime.block_on(destination(&d.to, settings))).collect())
 }
 
-async fn peer(peer: &Peer, calling: &AeTitle, settings: &ServiceSettings) -> Finding {
-    match delivery::echo(peer, calling, scu_timeouts(settings)).await {
-        Ok(()) => Finding::ok("destination", format_args!("{peer} answers")),
+async fn destination(to: &Destination, settings: &ServiceSettings) -> Finding {
+    match to.reach(&settings.ae_title, scu_timeouts(settings)).await {
+        Ok(said) => Finding::ok("destination", said),
         Err(error) => Finding::bad("destination", with_causes(&error)),
     }
 }

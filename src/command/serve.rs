@@ -7,17 +7,18 @@ use super::contouring::{contourer, load_model};
 use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::ServeArgs;
 use crate::service;
-use crate::settings::service::Destination;
-use crate::settings::{ServiceSettings, StructureTemplate};
+use crate::settings::service::DestinationSettings;
+use crate::settings::{ServiceSettings, StructureTemplate, structure_plan};
 
 /// Runs the command.
 pub(super) fn run(args: ServeArgs, runtime: &RuntimeChoice) -> CommandResult {
     let settings = settings(args)?;
     let mut model = load_model(runtime, &settings.network.model)?;
     model.anatomy = settings.anatomy;
-    model.not_found = settings.structure_set.not_found;
     let (name, provider) = (model.name.clone(), model.network.provider());
-    let contourer = contourer(model, StructureTemplate::shipped()?);
+    let organs = StructureTemplate::shipped()?;
+    let plan = structure_plan(&settings.structure_set.template, &organs)?;
+    let contourer = contourer(model, organs, plan, settings.formats());
     service::run(&settings, Some(contourer), shutdown(), |service| {
         say(format_args!("{} listens on {}", settings.ae_title, service.address()));
         if let Some(address) = service.http_address() {
@@ -44,7 +45,7 @@ fn settings(args: ServeArgs) -> Result<ServiceSettings, crate::settings::Setting
     settings.http = args.http.or(settings.http);
     settings.series.quiet_time_s = args.quiet_time.unwrap_or(settings.series.quiet_time_s);
     if !args.to.is_empty() {
-        settings.destinations = args.to.into_iter().map(|peer| Destination { peer }).collect();
+        settings.destinations = args.to.into_iter().map(DestinationSettings::from).collect();
     }
     settings.check(Path::new("the command line"))?;
     Ok(settings)

@@ -24,19 +24,19 @@ use tokio::sync::{mpsc, watch};
 
 pub use failure::{ContourFailure, Remedy};
 pub use journal::OrganRecord;
-pub use worker::{Contourer, MadeStructureSet};
+pub use worker::{Contourer, Formatted, MadeStructureSet};
 
-use crate::pipeline::delivery::{Outbox, OutboxError, RetryPolicy, ScuTimeouts};
+use crate::pipeline::delivery::{Destination, Outbox, OutboxError, RetryPolicy, ScuTimeouts};
 use crate::pipeline::ingest::{
     Caller, Callers, Listener, ListenerOptions, Spool, SpoolError, SpoolLimits, StorageClasses,
     StoredInstance,
 };
+use crate::pipeline::rtstruct::Format;
 use crate::pipeline::series::{CompleteSeries, Gathering};
-use crate::settings::service::{CalledAeTitle, ServiceSettings, StorageClass, seconds};
-use crate::vocabulary::dicom::Peer;
+use crate::settings::service::{CalledAeTitle, DestinationSettings, ServiceSettings, StorageClass, seconds};
 use http::Shown;
 use journal::Journal;
-use worker::{WorkCounters, Worker};
+use worker::{Outlet, WorkCounters, Worker};
 
 /// Instances between the associations and the gathering.
 const ARRIVALS: usize = 1_024;
@@ -136,17 +136,16 @@ impl Service {
         let bound = runtime.block_on(bind(settings, Arc::new(spool), arrivals))?;
 
         let work = Arc::new(WorkCounters::default());
-        let destinations: Vec<Peer> = settings.destinations.iter().map(|d| d.peer.clone()).collect();
         let mut threads = Vec::new();
-        for destination in &destinations {
-            threads.push(delivery_thread(&outbox, destination.clone(), stopped.clone())?);
+        for destination in &settings.destinations {
+            threads.push(delivery_thread(&outbox, destination.to.clone(), stopped.clone())?);
         }
         let (queue, queued) = mpsc::channel(settings.network.queue_length);
         if let Some(contourer) = contourer {
             let worker = Worker {
                 contourer,
                 outbox: Arc::clone(&outbox),
-                destinations,
+                outlets: outlets(settings),
                 journal: Arc::new(journal),
                 results: folder.join("results"),
                 counters: Arc::clone(&work),
@@ -359,9 +358,17 @@ async fn forget(mut arrived: mpsc::Receiver<StoredInstance>) {
     while arrived.recv().await.is_some() {}
 }
 
+fn outlets(settings: &ServiceSettings) -> Vec<Outlet> {
+    let outlet = |d: &DestinationSettings| {
+        let format = settings.format_of(d);
+        Outlet { to: d.to.clone(), format: (format != Format::default()).then(|| format.id()) }
+    };
+    settings.destinations.iter().map(outlet).collect()
+}
+
 fn delivery_thread(
     outbox: &Arc<Outbox>,
-    destination: Peer,
+    destination: Destination,
     stop: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, ServiceError> {
     let runtime =

@@ -1,7 +1,7 @@
 //! One thread that owns the network; complete series wait before it in a bounded queue.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,18 +11,36 @@ use tokio::sync::{mpsc, watch};
 
 use super::failure::{ContourFailure, Remedy};
 use super::journal::{Journal, OrganRecord, Outcome, Record};
-use crate::pipeline::delivery::{Outbox, OutboxError, replace};
+use crate::pipeline::delivery::{Destination, Outbox, OutboxError, replace};
 use crate::pipeline::series::CompleteSeries;
 use crate::vocabulary::causes::with_causes;
-use crate::vocabulary::dicom::Peer;
 
 /// A structure set as it was made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MadeStructureSet {
-    /// The RTSTRUCT, Part 10.
+    /// The RTSTRUCT in the default format, Part 10.
     pub part10: Vec<u8>,
+    /// The same in every other format that a destination wants.
+    pub formatted: Vec<Formatted>,
     /// What became of each organ.
     pub organs: Vec<OrganRecord>,
+}
+
+/// A structure set in the format of a destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Formatted {
+    /// Which; see [`crate::pipeline::rtstruct::Format::id`].
+    pub format: String,
+    /// The RTSTRUCT, Part 10; or why it must not go out in this format.
+    pub part10: Result<Vec<u8>, String>,
+}
+
+/// A destination, and what it gets.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    pub(super) to: Destination,
+    /// Id of its format, `None` for the default one.
+    pub(super) format: Option<String>,
 }
 
 /// Turns a complete series into an RTSTRUCT. It belongs to one thread from its first call on.
@@ -44,7 +62,7 @@ pub(super) struct WorkCounters {
 pub(super) struct Worker {
     pub(super) contourer: Contourer,
     pub(super) outbox: Arc<Outbox>,
-    pub(super) destinations: Vec<Peer>,
+    pub(super) outlets: Vec<Outlet>,
     pub(super) journal: Arc<Journal>,
     /// Folder of finished structure sets.
     pub(super) results: PathBuf,
@@ -126,28 +144,78 @@ impl Worker {
     /// Contours unless an earlier run did, keeps the result, and puts it into the outbox. Each step is durable and
     /// done once, so a stop between two of them loses and doubles nothing.
     ///
-    /// Beside a result `vN-….dcm` lies `vN-….json` with what became of each organ; it is written first.
+    /// Beside a result `vN-….dcm` lie `vN-….json` with what became of each organ and, for each other format,
+    /// `vN-….FORMAT.dcm` or the reason in `vN-….FORMAT.held`; the result itself is written last.
     fn contour(&mut self, series: &CompleteSeries) -> Result<Vec<OrganRecord>, ContourFailure> {
         let fingerprint = series.fingerprint();
-        let name = format!("v{}-{}.dcm", series.version, fingerprint.get(..16).unwrap_or_default());
+        let stem = format!("v{}-{}", series.version, fingerprint.get(..16).unwrap_or_default());
         let folder = self.results.join(series.series_instance_uid.as_str());
-        let path = folder.join(name);
-        let record = path.with_extension("json");
-        let MadeStructureSet { part10, organs } = if path.exists() {
-            let part10 = fs::read(&path).map_err(ContourFailure::retry)?;
-            let known = fs::read(&record).ok().and_then(|json| serde_json::from_slice(&json).ok());
-            MadeStructureSet { part10, organs: known.unwrap_or_default() }
-        } else {
-            let made = (self.contourer)(series)?;
-            let json = serde_json::to_vec_pretty(&made.organs).map_err(ContourFailure::retry)?;
-            fs::create_dir_all(&folder).map_err(ContourFailure::retry)?;
-            replace(&record, &json).map_err(ContourFailure::retry)?;
-            replace(&path, &made.part10).map_err(ContourFailure::retry)?;
-            made
+        let made = match kept(&folder, &stem)? {
+            Some(made) => made,
+            None => {
+                let made = (self.contourer)(series)?;
+                fs::create_dir_all(&folder).map_err(ContourFailure::retry)?;
+                keep(&made, &folder, &stem)?;
+                made
+            }
         };
         let key = format!("{} v{} {fingerprint}", series.series_instance_uid, series.version);
-        let added = self.destinations.iter().try_for_each(|to| self.outbox.add(&key, to, &part10));
-        added.map_err(|error: OutboxError| ContourFailure::retry(error))?;
-        Ok(organs)
+        for Outlet { to, format } in &self.outlets {
+            let added = match made.in_format(format.as_deref()) {
+                Ok(part10) => self.outbox.add(&key, to, part10),
+                Err(reason) => self.outbox.hold(&key, to, reason),
+            };
+            added.map_err(|error: OutboxError| ContourFailure::retry(error))?;
+        }
+        Ok(made.organs)
     }
+}
+
+impl MadeStructureSet {
+    /// What a destination gets, or why it gets nothing.
+    fn in_format(&self, format: Option<&str>) -> Result<&[u8], &str> {
+        let Some(format) = format else { return Ok(&self.part10) };
+        let made = self.formatted.iter().find(|made| made.format == format);
+        let made =
+            made.ok_or("it was made before this destination had this format: send the series again")?;
+        made.part10.as_deref().map_err(String::as_str)
+    }
+}
+
+/// What an earlier run has made.
+fn kept(folder: &Path, stem: &str) -> Result<Option<MadeStructureSet>, ContourFailure> {
+    let path = folder.join(format!("{stem}.dcm"));
+    if !path.exists() {
+        return Ok(None);
+    }
+    let part10 = fs::read(&path).map_err(ContourFailure::retry)?;
+    let organs = fs::read(path.with_extension("json")).ok();
+    let organs = organs.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
+    let mut formatted = Vec::new();
+    for entry in fs::read_dir(folder).map_err(ContourFailure::retry)? {
+        let path = entry.map_err(ContourFailure::retry)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let parts: Vec<&str> = name.split('.').collect();
+        let [of, format, kind @ ("dcm" | "held")] = parts[..] else { continue };
+        if of == stem {
+            let bytes = fs::read(&path).map_err(ContourFailure::retry)?;
+            let reason = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+            let part10 = if kind == "dcm" { Ok(bytes) } else { Err(reason(bytes)) };
+            formatted.push(Formatted { format: format.to_owned(), part10 });
+        }
+    }
+    Ok(Some(MadeStructureSet { part10, formatted, organs }))
+}
+
+fn keep(made: &MadeStructureSet, folder: &Path, stem: &str) -> Result<(), ContourFailure> {
+    let json = serde_json::to_vec_pretty(&made.organs).map_err(ContourFailure::retry)?;
+    let put = |name: String, bytes: &[u8]| replace(&folder.join(name), bytes).map_err(ContourFailure::retry);
+    put(format!("{stem}.json"), &json)?;
+    for Formatted { format, part10 } in &made.formatted {
+        match part10 {
+            Ok(bytes) => put(format!("{stem}.{format}.dcm"), bytes)?,
+            Err(reason) => put(format!("{stem}.{format}.held"), reason.as_bytes())?,
+        }
+    }
+    put(format!("{stem}.dcm"), &made.part10)
 }

@@ -2,11 +2,14 @@
 
 mod checkpoint_names;
 mod dataset_map;
+pub mod destinations;
 mod doubt;
+mod formats;
 mod manifest;
 mod organs;
 pub mod service;
 mod synthetic;
+mod templates;
 mod train;
 
 use std::path::PathBuf;
@@ -21,6 +24,7 @@ pub(crate) use organs::plain;
 pub use organs::{OrganEntry, StructureTemplate};
 pub use service::ServiceSettings;
 pub use synthetic::Synthetic;
+pub use templates::{USUAL_TEMPLATE, structure_plan};
 pub use train::{
     Augment, DatasetSource, Heads, NormStatistics, Optimizer, Precision, Rhythm, Sources, TrainRecipe,
 };
@@ -42,6 +46,19 @@ pub enum SettingsError {
     NoMap {
         /// What was asked for.
         path: PathBuf,
+        /// The shipped ones.
+        shipped: String,
+        /// Why it is no file.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A structure template that is neither shipped nor a file.
+    #[error(
+        "there is no structure template {name}: name a file, or one of those that are shipped: {shipped}"
+    )]
+    NoTemplate {
+        /// What was asked for.
+        name: String,
         /// The shipped ones.
         shipped: String,
         /// Why it is no file.

@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::SettingsError;
+pub use super::destinations::DestinationSettings;
 use crate::pipeline::anatomy::AnatomySettings;
-use crate::pipeline::rtstruct::NotFound;
-use crate::vocabulary::dicom::{AeTitle, Peer};
+use crate::pipeline::rtstruct::{Format, NotFound};
+use crate::vocabulary::dicom::AeTitle;
 
 /// Settings of `oarlock serve`, checked.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -37,7 +38,7 @@ pub struct ServiceSettings {
     /// What structure sets look like.
     pub structure_set: StructureSetSettings,
     /// Where structure sets go.
-    pub destinations: Vec<Destination>,
+    pub destinations: Vec<DestinationSettings>,
     /// How they go there.
     pub delivery: DeliverySettings,
 }
@@ -117,20 +118,13 @@ pub struct NetworkSettings {
 }
 
 /// What structure sets look like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StructureSetSettings {
+    /// Name of a shipped structure template, or a file.
+    pub template: String,
     /// What becomes of organs that were not found.
     pub not_found: NotFound,
-}
-
-/// Where structure sets go.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Destination {
-    /// `AET@HOST:PORT`.
-    #[serde(deserialize_with = "peer")]
-    pub peer: Peer,
 }
 
 /// How structure sets go out.
@@ -183,6 +177,12 @@ impl Default for ListenSettings {
             min_free_mb: 2_000,
             idle_timeout_s: 60.0,
         }
+    }
+}
+
+impl Default for StructureSetSettings {
+    fn default() -> Self {
+        Self { template: super::USUAL_TEMPLATE.to_owned(), not_found: NotFound::default() }
     }
 }
 
@@ -287,11 +287,32 @@ impl ServiceSettings {
         if !(1..=10_000).contains(&self.network.queue_length) {
             return value("network.queue_length", &self.network.queue_length, "1 to 10000");
         }
+        if let Some(name) = super::destinations::repeated_name(&self.destinations) {
+            return value("destinations", &name, "each name (or peer) once");
+        }
         if !listen.address.is_loopback() && listen.callers.is_empty() {
             let allowed = "at least one caller, because listen.address is not loopback";
             return value("listen.callers", &"empty", allowed);
         }
         Ok(())
+    }
+
+    /// How structure sets are written for a destination.
+    #[must_use]
+    pub fn format_of(&self, destination: &DestinationSettings) -> Format {
+        destination.format.resolved(self.structure_set.not_found)
+    }
+
+    /// Every form in which a destination wants structure sets, once.
+    #[must_use]
+    pub fn formats(&self) -> Vec<Format> {
+        let mut formats: Vec<Format> = Vec::new();
+        for format in self.destinations.iter().map(|destination| self.format_of(destination)) {
+            if !formats.contains(&format) {
+                formats.push(format);
+            }
+        }
+        formats
     }
 
     /// The folder of instances, results and the outbox.
@@ -311,10 +332,6 @@ pub fn seconds(s: f64) -> Duration {
 
 fn ae_title<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AeTitle, D::Error> {
     parsed("ae_title", &String::deserialize(deserializer)?)
-}
-
-fn peer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Peer, D::Error> {
-    parsed("peer", &String::deserialize(deserializer)?)
 }
 
 fn storage_classes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<StorageClass>, D::Error> {
@@ -347,7 +364,8 @@ mod tests {
         let uncommented: String =
             text.lines().map(|l| l.strip_prefix("#: ").unwrap_or(l).to_owned() + "\n").collect();
         let full = load(&uncommented).unwrap();
-        assert_eq!(full.destinations[0].peer.to_string(), "ECLIPSE@10.0.0.5:104");
+        assert_eq!(full.destinations[0].to.to_string(), "ECLIPSE@10.0.0.5:104");
+        assert_eq!(full.destinations.len(), 3);
         assert_eq!(full.listen.callers.len(), 2);
         assert!(full.http.is_some() && full.data_dir.is_some());
     }

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use oarlock::pipeline::series::CompleteSeries;
 use oarlock::service::{ContourFailure, Contourer, MadeStructureSet, OrganRecord, Service, ServiceError};
 use oarlock::settings::ServiceSettings;
-use oarlock::settings::service::Destination;
+use oarlock::settings::service::DestinationSettings;
+use oarlock::vocabulary::dicom::Peer;
 
 use crate::wire::{RTSTRUCT, Wire, ct, data_set, files, part10, service, wait_for};
 
@@ -28,7 +29,7 @@ fn contourer(calls: &Arc<AtomicUsize>) -> Option<Contourer> {
             check: vec!["volume 21.50 cm3, usual 4 to 13".to_owned()],
             findings: Vec::new(),
         };
-        Ok(MadeStructureSet { part10, organs: vec![eye] })
+        Ok(MadeStructureSet { part10, formatted: Vec::new(), organs: vec![eye] })
     }))
 }
 
@@ -38,7 +39,8 @@ fn quick(folder: &Path, contourer: Option<Contourer>, destination: SocketAddr) -
         s.series.quiet_time_s = 0.3;
         s.delivery.first_retry_s = 0.05;
         s.delivery.longest_retry_s = 0.2;
-        s.destinations = vec![Destination { peer: format!("TPS@{destination}").parse().unwrap() }];
+        s.destinations =
+            vec![DestinationSettings::from(format!("TPS@{destination}").parse::<Peer>().unwrap())];
     })
 }
 

@@ -5,11 +5,12 @@ use geo::Coord;
 use super::trace::Ring;
 
 /// How a hole leaves as contours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HoleForm {
     /// Joined to its outer ring by a channel of no width (PS3.3 C.8.8.6.3): the same under every reader's rule.
     Keyhole,
-    /// A ring of its own; all rings of the ROI are CLOSEDPLANAR_XOR.
+    /// A ring of its own; all rings of an ROI with holes are CLOSEDPLANAR_XOR.
     Xor,
     /// A ring of its own; all rings are CLOSED_PLANAR, and a reader that joins rings fills the hole.
     Separate,

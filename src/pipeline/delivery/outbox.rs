@@ -3,7 +3,7 @@
 //! A delivery is `pending`, `delivered` or `failed`; its JSON says which, with the number of attempts and the last
 //! error. The .dcm of a delivered one is removed.
 
-use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,9 +14,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
-use super::scu::{Scu, ScuError, ScuTimeouts, kind_of};
+use super::destination::Destination;
+use super::scu::ScuTimeouts;
 use crate::vocabulary::causes::with_causes;
-use crate::vocabulary::dicom::{AeTitle, Peer};
+use crate::vocabulary::dicom::AeTitle;
 
 /// Why the outbox cannot keep something.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +96,9 @@ pub struct Delivery {
     pub delivered_s: Option<u64>,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
+    /// What the peer warned of when it took it.
+    #[serde(default)]
+    pub warning: Option<String>,
 }
 
 /// The folder of deliveries.
@@ -127,7 +131,7 @@ impl Outbox {
     ///
     /// # Errors
     /// Where it cannot be written.
-    pub fn add(&self, key: &str, destination: &Peer, part10: &[u8]) -> Result<(), OutboxError> {
+    pub fn add(&self, key: &str, destination: &impl Display, part10: &[u8]) -> Result<(), OutboxError> {
         let delivery = Delivery {
             key: key.to_owned(),
             destination: destination.to_string(),
@@ -137,6 +141,7 @@ impl Outbox {
             next_attempt_s: now_s(),
             delivered_s: None,
             last_error: None,
+            warning: None,
         };
         if self.json(&delivery).exists() {
             return Ok(());
@@ -147,9 +152,34 @@ impl Outbox {
         Ok(())
     }
 
+    /// Records that this key must not go to the destination, and why. Durable on return. What is known of the key there
+    /// already stays.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn hold(&self, key: &str, destination: &impl Display, reason: &str) -> Result<(), OutboxError> {
+        let delivery = Delivery {
+            key: key.to_owned(),
+            destination: destination.to_string(),
+            state: DeliveryState::Failed,
+            attempts: 0,
+            created_s: now_s(),
+            next_attempt_s: now_s(),
+            delivered_s: None,
+            last_error: Some(format!("held back: {reason}")),
+            warning: None,
+        };
+        if self.json(&delivery).exists() {
+            return Ok(());
+        }
+        self.write(&delivery)?;
+        tracing::error!(%destination, key, reason, "held back; see the outbox in docs/operating.md");
+        Ok(())
+    }
+
     /// Whether this key is kept, delivered or failed for the destination.
     #[must_use]
-    pub fn knows(&self, key: &str, destination: &Peer) -> bool {
+    pub fn knows(&self, key: &str, destination: &impl Display) -> bool {
         self.folder.join(stem(key, &destination.to_string())).with_added_extension("json").exists()
     }
 
@@ -175,7 +205,7 @@ impl Outbox {
     /// Delivers to one destination until `stop` turns true; then what is in hand is finished.
     ///
     /// Runs on a thread of its own, since it reads and writes files between the messages.
-    pub async fn run(self: Arc<Self>, destination: Peer, mut stop: watch::Receiver<bool>) {
+    pub async fn run(self: Arc<Self>, destination: Destination, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
             let came = self.came.notified();
             let wait = match self.deliver_due(&destination, &stop).await {
@@ -196,7 +226,7 @@ impl Outbox {
     /// Tries everything that is due and says how long nothing more is.
     async fn deliver_due(
         &self,
-        destination: &Peer,
+        destination: &Destination,
         stop: &watch::Receiver<bool>,
     ) -> Result<Duration, OutboxError> {
         let name = destination.to_string();
@@ -214,19 +244,25 @@ impl Outbox {
         Ok(wait.clamp(Duration::from_millis(200), IDLE))
     }
 
-    async fn attempt(&self, destination: &Peer, mut delivery: Delivery) -> Result<(), OutboxError> {
+    async fn attempt(&self, destination: &Destination, mut delivery: Delivery) -> Result<(), OutboxError> {
         let path = self.dcm(&delivery);
         let part10 = fs::read(&path).map_err(io_error("reading", &path))?;
         delivery.attempts += 1;
         let (key, attempts) = (delivery.key.clone(), delivery.attempts);
-        match self.store(destination, &part10).await {
-            Ok(()) => {
+        match destination.deliver(&self.calling, self.timeouts, &part10).await {
+            Ok(receipt) => {
                 delivery.state = DeliveryState::Delivered;
                 delivery.delivered_s = Some(now_s());
                 delivery.last_error = None;
+                delivery.warning = receipt.warning;
                 self.write(&delivery)?;
                 fs::remove_file(&path).map_err(io_error("removing", &path))?;
-                tracing::info!(%destination, key, attempts, "delivered");
+                match &delivery.warning {
+                    None => tracing::info!(%destination, key, attempts, "delivered"),
+                    Some(warning) => {
+                        tracing::warn!(%destination, key, attempts, warning, "delivered with a warning");
+                    }
+                }
             }
             Err(error) => {
                 let too_old =
@@ -246,16 +282,6 @@ impl Outbox {
             }
         }
         Ok(())
-    }
-
-    async fn store(&self, destination: &Peer, part10: &[u8]) -> Result<(), ScuError> {
-        let kinds = BTreeSet::from([kind_of(part10)?]);
-        let mut scu = Scu::open(destination, &self.calling, &kinds, self.timeouts).await?;
-        let outcome = scu.store(part10).await;
-        if !matches!(outcome, Err(ScuError::Pdu { .. } | ScuError::Unexpected { .. })) {
-            scu.release().await;
-        }
-        outcome.map(drop)
     }
 
     fn write(&self, delivery: &Delivery) -> Result<(), OutboxError> {
@@ -312,6 +338,7 @@ fn now_s() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vocabulary::dicom::Peer;
 
     fn policy() -> RetryPolicy {
         let seconds = Duration::from_secs;

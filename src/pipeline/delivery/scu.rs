@@ -175,6 +175,15 @@ pub fn kind_of(part10: &[u8]) -> Result<Kind, ScuError> {
     Ok(Kind { sop_class_uid: file.sop_class_uid, transfer_syntax_uid: file.transfer_syntax_uid })
 }
 
+/// An instance that a peer has taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Which.
+    pub sop_instance_uid: SopInstanceUid,
+    /// The status and comment of a warning, where there was one.
+    pub warning: Option<String>,
+}
+
 /// An open association as SCU.
 #[derive(Debug)]
 pub struct Scu {
@@ -276,12 +285,12 @@ impl Scu {
         Ok(Self { peer: peer.clone(), stream, timeouts, max_body, contexts, message_id: 0 })
     }
 
-    /// Stores one Part 10 file; the status of a warning counts as stored and is logged.
+    /// Stores one Part 10 file; the status of a warning counts as stored.
     ///
     /// # Errors
     /// [`ScuError`]; after [`ScuError::Refused`], [`ScuError::NoContext`] and the errors about the file itself the
     /// association goes on.
-    pub async fn store(&mut self, part10: &[u8]) -> Result<SopInstanceUid, ScuError> {
+    pub async fn store(&mut self, part10: &[u8]) -> Result<Stored, ScuError> {
         let file = part10::split(part10).map_err(ScuError::File)?;
         let class = file.sop_class_uid.as_str();
         let stored = file.transfer_syntax_uid.as_str();
@@ -311,11 +320,11 @@ impl Scu {
         if !answer.is_stored() {
             return Err(refused(&self.peer, answer));
         }
-        if answer.status != 0 {
-            let (peer, status) = (&self.peer, format!("{:04X}H", answer.status));
-            tracing::warn!(%peer, status, comment = answer.comment, "stored with a warning");
-        }
-        Ok(file.sop_instance_uid)
+        let warning = (answer.status != 0).then(|| {
+            let colon = if answer.comment.is_empty() { "" } else { ": " };
+            format!("status {:04X}H{colon}{}", answer.status, answer.comment)
+        });
+        Ok(Stored { sop_instance_uid: file.sop_instance_uid, warning })
     }
 
     /// Ends the association in order; a peer that is gone already is no error.
