@@ -26,7 +26,7 @@ pub use failure::{ContourFailure, Remedy};
 pub use journal::OrganRecord;
 pub use worker::{Contourer, Formatted, MadeStructureSet};
 
-use crate::pipeline::delivery::{Destination, Outbox, OutboxError, RetryPolicy, ScuTimeouts};
+use crate::pipeline::delivery::{Destination, Notices, Outbox, OutboxError, RetryPolicy, ScuTimeouts};
 use crate::pipeline::ingest::{
     Caller, Callers, Listener, ListenerOptions, Spool, SpoolError, SpoolLimits, StorageClasses,
     StoredInstance,
@@ -128,7 +128,10 @@ impl Service {
             .map_err(ServiceError::Threads)?;
         let (stop, stopped) = watch::channel(false);
         let (spool, stored) = Spool::open(&folder, spool_limits(settings)).map_err(ServiceError::Spool)?;
-        let outbox = outbox(settings, &folder)?;
+        let webhooks = settings.notifications.webhooks.clone();
+        let told = Notices::start(webhooks, settings.ae_title.to_string(), scu_timeouts(settings));
+        let (notices, telling) = told.map_err(ServiceError::Threads)?;
+        let outbox = outbox(settings, &folder, notices.clone())?;
         let journal = Journal::open(&folder.join("jobs"));
         let journal = journal.map_err(|source| ServiceError::Folder { folder: folder.clone(), source })?;
         let gathering = replay(stored, &journal, seconds(settings.series.quiet_time_s));
@@ -136,7 +139,7 @@ impl Service {
         let bound = runtime.block_on(bind(settings, Arc::new(spool), arrivals))?;
 
         let work = Arc::new(WorkCounters::default());
-        let mut threads = Vec::new();
+        let mut threads: Vec<_> = telling.into_iter().collect();
         for destination in &settings.destinations {
             threads.push(delivery_thread(&outbox, destination.to.clone(), stopped.clone())?);
         }
@@ -147,6 +150,7 @@ impl Service {
                 outbox: Arc::clone(&outbox),
                 outlets: outlets(settings),
                 journal: Arc::new(journal),
+                notices,
                 results: folder.join("results"),
                 counters: Arc::clone(&work),
             };
@@ -273,7 +277,7 @@ fn listener_options(settings: &ServiceSettings) -> ListenerOptions {
     }
 }
 
-fn outbox(settings: &ServiceSettings, folder: &Path) -> Result<Arc<Outbox>, ServiceError> {
+fn outbox(settings: &ServiceSettings, folder: &Path, notices: Notices) -> Result<Arc<Outbox>, ServiceError> {
     let delivery = &settings.delivery;
     let policy = RetryPolicy {
         first: seconds(delivery.first_retry_s),
@@ -281,7 +285,7 @@ fn outbox(settings: &ServiceSettings, folder: &Path) -> Result<Arc<Outbox>, Serv
         give_up_after: seconds(delivery.give_up_after_h * 3_600.0),
     };
     let timeouts = scu_timeouts(settings);
-    let outbox = Outbox::open(&folder.join("outbox"), settings.ae_title.clone(), policy, timeouts);
+    let outbox = Outbox::open(&folder.join("outbox"), settings.ae_title.clone(), policy, timeouts, notices);
     Ok(Arc::new(outbox.map_err(ServiceError::Outbox)?))
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::failure::{ContourFailure, Remedy};
 use super::journal::{Journal, OrganRecord, Outcome, Record};
-use crate::pipeline::delivery::{Destination, Outbox, OutboxError, replace};
+use crate::pipeline::delivery::{Destination, Notice, NoticeKind, Notices, Outbox, OutboxError, replace};
 use crate::pipeline::series::CompleteSeries;
 use crate::vocabulary::causes::with_causes;
 
@@ -64,6 +64,7 @@ pub(super) struct Worker {
     pub(super) outbox: Arc<Outbox>,
     pub(super) outlets: Vec<Outlet>,
     pub(super) journal: Arc<Journal>,
+    pub(super) notices: Notices,
     /// Folder of finished structure sets.
     pub(super) results: PathBuf,
     pub(super) counters: Arc<WorkCounters>,
@@ -105,11 +106,28 @@ impl Worker {
                     tracing::error!(series = %uid, version, reason, "series failed; tried again at the next start");
                 }
             }
+            self.tell(uid.as_str(), &outcome, &organs);
             if let Err(error) = self.journal.write(&Record::of(&series, outcome, organs)) {
                 let error: &dyn std::error::Error = &error;
                 tracing::error!(series = %uid, error, "the outcome could not be recorded; the series is done again");
             }
         }
+    }
+
+    /// Tells of what a person should look at.
+    fn tell(&self, series: &str, outcome: &Outcome, organs: &[OrganRecord]) {
+        let doubtful: Vec<&str> = organs
+            .iter()
+            .filter(|organ| organ.found && !organ.check.is_empty())
+            .map(|organ| organ.roi_name.as_str())
+            .collect();
+        let (kind, text) = match outcome {
+            Outcome::Contoured if doubtful.is_empty() => return,
+            Outcome::Contoured => (NoticeKind::Doubt, format!("check first: {}", doubtful.join(", "))),
+            Outcome::Refused(reason) => (NoticeKind::Failure, format!("refused: {reason}")),
+            Outcome::Failed(reason) => (NoticeKind::Failure, format!("failed: {reason}")),
+        };
+        self.notices.put(Notice { kind, subject: series.to_owned(), destination: None, text });
     }
 
     /// `None`: asked to stop between two attempts.

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use url::{Host, Url};
@@ -38,6 +39,7 @@ struct InFile {
     #[serde(default)]
     format: FormatChoice,
     peer: Option<String>,
+    commitment_wait_s: Option<f64>,
     folder: Option<PathBuf>,
     stow: Option<String>,
     user: Option<String>,
@@ -70,12 +72,20 @@ impl InFile {
         if let Some((key, _)) = stow_only.iter().find(|(_, set)| *set && self.stow.is_none()) {
             return Err(format!("{key} belongs to a destination with stow"));
         }
+        if self.commitment_wait_s.is_some() && self.peer.is_none() {
+            return Err("commitment_wait_s belongs to a destination with peer".to_owned());
+        }
+        let commitment = match self.commitment_wait_s {
+            Some(wait_s) if (0.1..=3_600.0).contains(&wait_s) => Some(Duration::from_secs_f64(wait_s)),
+            Some(_) => return Err("commitment_wait_s: 0.1 to 3600".to_owned()),
+            None => None,
+        };
         let name = self.name.clone();
         let (way, usual_name) = match (&self.peer, &self.folder, &self.stow) {
             (Some(peer), None, None) => {
                 let peer: Peer = peer.parse().map_err(|error| format!("peer: {error}"))?;
                 let name = peer.to_string();
-                (Way::Store(peer), name)
+                (Way::Store { peer, commitment }, name)
             }
             (None, Some(folder), None) => {
                 if !folder.is_absolute() {
@@ -101,37 +111,15 @@ impl InFile {
         Ok(DestinationSettings { to: Destination { name, way }, format: self.format })
     }
 
-    fn stow_service(&self, address: &str) -> Result<StowService, String> {
-        let url = Url::parse(address).map_err(|error| format!("stow: {address} is no address: {error}"))?;
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(
-                "stow: a login does not belong into the address; use user and password_file".to_owned()
-            );
-        }
+    fn stow_service(&self, text: &str) -> Result<StowService, String> {
+        let url = address("stow", text, self.plain_http)?;
         if url.query().is_some() || url.fragment().is_some() {
             return Err("stow: the address of the service, without ? and #".to_owned());
-        }
-        match url.scheme() {
-            "https" => {}
-            "http" if self.plain_http || is_this_machine(&url) => {}
-            "http" => {
-                return Err(
-                    "stow: http beyond this machine is readable for all; use https, or set plain_http: true"
-                        .to_owned(),
-                );
-            }
-            other => return Err(format!("stow: https or http, found {other}")),
         }
         Ok(StowService { url, login: self.login()?, ca_file: self.ca_file.clone() })
     }
 
     fn login(&self) -> Result<Option<Login>, String> {
-        let secret = |file: &Option<PathBuf>, variable: &Option<String>, what: &str| match (file, variable) {
-            (Some(_), Some(_)) => Err(format!("either {what}_file or {what}_env")),
-            (Some(file), None) => Ok(Some(SecretSource::File(file.clone()))),
-            (None, Some(variable)) => Ok(Some(SecretSource::Environment(variable.clone()))),
-            (None, None) => Ok(None),
-        };
         let password = secret(&self.password_file, &self.password_env, "password")?;
         let token = secret(&self.token_file, &self.token_env, "token")?;
         match (&self.user, password, token) {
@@ -146,6 +134,36 @@ impl InFile {
                     .to_owned())
             }
         }
+    }
+}
+
+/// An address over HTTPS, or over HTTP on this machine or where that is allowed.
+pub(super) fn address(key: &str, text: &str, plain_http: bool) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| format!("{key}: no address: {error}"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(format!("{key}: a login does not belong into the address; use user and password_file"));
+    }
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if plain_http || is_this_machine(&url) => Ok(url),
+        "http" => Err(format!(
+            "{key}: http beyond this machine is readable for all; use https, or set plain_http: true"
+        )),
+        other => Err(format!("{key}: https or http, found {other}")),
+    }
+}
+
+/// Where a secret lies, by the keys `WHAT_file` and `WHAT_env`.
+pub(super) fn secret(
+    file: &Option<PathBuf>,
+    variable: &Option<String>,
+    what: &str,
+) -> Result<Option<SecretSource>, String> {
+    match (file, variable) {
+        (Some(_), Some(_)) => Err(format!("either {what}_file or {what}_env")),
+        (Some(file), None) => Ok(Some(SecretSource::File(file.clone()))),
+        (None, Some(variable)) => Ok(Some(SecretSource::Environment(variable.clone()))),
+        (None, None) => Ok(None),
     }
 }
 
@@ -187,6 +205,8 @@ mod tests {
             ("{name: nowhere}", "one of peer, folder and stow"),
             ("{peer: TPS@h:104, folder: /x}", "one of peer, folder and stow"),
             ("{peer: TPS@h:104, user: me}", "user belongs"),
+            ("{folder: /x, commitment_wait_s: 5}", "commitment_wait_s belongs"),
+            ("{peer: TPS@h:104, commitment_wait_s: 0}", "0.1 to 3600"),
             ("{folder: import}", "from the root"),
             ("{stow: 'http://pacs/dicom-web'}", "plain_http"),
             ("{stow: 'ftp://pacs'}", "https or http"),

@@ -6,6 +6,7 @@ pub mod destinations;
 mod doubt;
 mod formats;
 mod manifest;
+mod notifications;
 mod organs;
 pub mod service;
 mod synthetic;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::SettingsError;
 pub use super::destinations::DestinationSettings;
+pub use super::notifications::NotificationSettings;
 use crate::pipeline::anatomy::AnatomySettings;
 use crate::pipeline::rtstruct::{Format, NotFound};
 use crate::vocabulary::dicom::AeTitle;
@@ -41,6 +42,8 @@ pub struct ServiceSettings {
     pub destinations: Vec<DestinationSettings>,
     /// How they go there.
     pub delivery: DeliverySettings,
+    /// Who is told of what happens.
+    pub notifications: NotificationSettings,
 }
 
 /// The Store SCP.
@@ -157,6 +160,7 @@ impl Default for ServiceSettings {
             structure_set: StructureSetSettings::default(),
             destinations: Vec::new(),
             delivery: DeliverySettings::default(),
+            notifications: NotificationSettings::default(),
         }
     }
 }
@@ -365,7 +369,7 @@ mod tests {
             text.lines().map(|l| l.strip_prefix("#: ").unwrap_or(l).to_owned() + "\n").collect();
         let full = load(&uncommented).unwrap();
         assert_eq!(full.destinations[0].to.to_string(), "ECLIPSE@10.0.0.5:104");
-        assert_eq!(full.destinations.len(), 3);
+        assert_eq!(full.destinations.len(), 4);
         assert_eq!(full.listen.callers.len(), 2);
         assert!(full.http.is_some() && full.data_dir.is_some());
     }

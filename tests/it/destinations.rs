@@ -10,7 +10,7 @@ use oarlock::settings::service::DestinationSettings;
 use serde_json::{Value, json};
 
 use crate::support::{self, Process, free_port, free_ports, start};
-use crate::wire::{LIMIT, RTSTRUCT, data_set, part10, wait_for};
+use crate::wire::{LIMIT, RTSTRUCT, data_set, part10, service, wait_for};
 
 fn destination(yaml: &Value) -> Destination {
     serde_json::from_value::<DestinationSettings>(yaml.clone()).unwrap().to
@@ -34,8 +34,8 @@ fn structure_set(uid: &str) -> Vec<u8> {
     part10(RTSTRUCT, uid, &data_set(RTSTRUCT, "1.2.51", uid, 0.0, 3))
 }
 
-/// Orthanc with its DICOMweb plugin and one user; `None` with a visible line where either is not installed.
-fn orthanc(folder: &Path, more: Value) -> Option<(Process, u16)> {
+/// Orthanc with its DICOMweb plugin and one user, its HTTP and its DICOM port; `None` with a visible line where either is not installed.
+fn orthanc(folder: &Path, more: Value) -> Option<(Process, u16, u16)> {
     let orthanc = support::peer("destinations", "Orthanc")?;
     let plugin = support::file("destinations", "/usr/share/orthanc/plugins/libOrthancDicomWeb.so")?;
     let [dicom, http] = free_ports();
@@ -48,7 +48,7 @@ fn orthanc(folder: &Path, more: Value) -> Option<(Process, u16)> {
     settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let path = folder.join("orthanc.json");
     std::fs::write(&path, settings.to_string()).unwrap();
-    Some((start(&orthanc, &[&path.display().to_string()], dicom), http))
+    Some((start(&orthanc, &[&path.display().to_string()], dicom), http, dicom))
 }
 
 fn password(folder: &Path, word: &str) -> String {
@@ -60,7 +60,7 @@ fn password(folder: &Path, word: &str) -> String {
 #[test]
 fn orthanc_takes_a_structure_set_by_stow_and_again() {
     let folder = tempfile::tempdir().unwrap();
-    let Some((_orthanc, port)) = orthanc(folder.path(), json!({})) else { return };
+    let Some((_orthanc, port, _)) = orthanc(folder.path(), json!({})) else { return };
     let way = |password: &str| {
         destination(&json!({"name": "web", "stow": format!("http://127.0.0.1:{port}/dicom-web"),
             "user": "oarlock", "password_file": password}))
@@ -141,7 +141,7 @@ fn stow_over_https_trusts_the_ca_that_is_named_and_no_other() {
         return;
     };
     certificates(folder.path(), &openssl);
-    let Some((_orthanc, http)) = orthanc(folder.path(), json!({})) else { return };
+    let Some((_orthanc, http, _)) = orthanc(folder.path(), json!({})) else { return };
     let port = free_port();
     let certificate = folder.path().join("both.pem").display().to_string();
     let listen = format!("OPENSSL-LISTEN:{port},bind=127.0.0.1,cert={certificate},verify=0,reuseaddr,fork");
@@ -209,4 +209,41 @@ fn a_folder_gets_the_file_by_its_uid() {
     let object = structure_set("1.2.80");
     assert_eq!(deliver(&to, &object).unwrap(), Receipt::default());
     assert_eq!(std::fs::read(folder.path().join("oarlock-1.2.80.dcm")).unwrap(), object);
+}
+
+/// Orthanc reports on an association of its own, to our Store SCP.
+#[test]
+fn orthanc_commits_itself_to_keep_a_structure_set() {
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let listening = service(ours.path(), None, |_| {});
+    let us = json!({"AET": "TEST", "Host": "127.0.0.1", "Port": listening.address().port(), "AllowEcho": true,
+        "AllowStore": true, "AllowStorageCommitment": true});
+    let Some((_orthanc, _, port)) = orthanc(theirs.path(), json!({"DicomModalities": {"us": us}})) else {
+        return;
+    };
+    let to = |wait_s: f64| {
+        destination(&json!({"peer": format!("ORTHANC@127.0.0.1:{port}"), "commitment_wait_s": wait_s}))
+    };
+    assert_eq!(deliver(&to(20.0), &structure_set("1.2.80")).unwrap(), Receipt::default());
+    // Nobody listens any more: the report cannot come.
+    listening.stop();
+    let receipt = deliver(&to(1.0), &structure_set("1.2.81")).unwrap();
+    assert!(receipt.warning.as_ref().unwrap().contains("within 1 s"), "{receipt:?}");
+}
+
+#[test]
+fn a_peer_without_storage_commitment_has_taken_the_instance_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let peer = service(folder.path(), None, |_| {});
+    let to = destination(&json!({"peer": format!("ANY@{}", peer.address()), "commitment_wait_s": 5}));
+    let receipt = deliver(&to, &structure_set("1.2.80")).unwrap();
+    assert!(receipt.warning.as_ref().unwrap().contains("no storage commitment"), "{receipt:?}");
+    peer.stop();
+    let Some(storescp) = support::peer("destinations", "storescp") else { return };
+    let port = free_port();
+    let out = folder.path().display().to_string();
+    let _storescp = start(&storescp, &["-od", &out, &port.to_string()], port);
+    let to = destination(&json!({"peer": format!("ANY@127.0.0.1:{port}"), "commitment_wait_s": 5}));
+    let receipt = deliver(&to, &structure_set("1.2.80")).unwrap();
+    assert!(receipt.warning.as_ref().unwrap().contains("no such presentation context"), "{receipt:?}");
 }

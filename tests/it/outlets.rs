@@ -1,16 +1,19 @@
 //! One series, several destinations: each gets its own form, once, over a restart; one that breaks a rule gets none.
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 
+use hmac::{Hmac, Mac};
 use oarlock::pipeline::rtstruct::NotFound;
 use oarlock::pipeline::series::CompleteSeries;
 use oarlock::service::{Contourer, Formatted, MadeStructureSet, Service};
 use oarlock::settings::destinations::{DestinationSettings, FormatChoice};
 use serde_json::json;
+use sha2::Sha256;
 
 use crate::wire::{LIMIT, RTSTRUCT, Wire, ct, data_set, files, part10, service, wait_for};
 
@@ -40,19 +43,69 @@ fn contourer(calls: &Arc<AtomicUsize>) -> Option<Contourer> {
     }))
 }
 
-fn running(ours: &Path, folders: [&Path; 3], calls: &Arc<AtomicUsize>) -> Service {
+fn running(ours: &Path, folders: [&Path; 3], calls: &Arc<AtomicUsize>, pager: u16) -> Service {
     let to = |name: &str, folder: &Path, format: &str| -> DestinationSettings {
         serde_json::from_value(json!({"name": name, "folder": folder, "format": format})).unwrap()
     };
     service(ours, contourer(calls), |s| {
         s.series.quiet_time_s = 0.3;
         s.http = Some(([127, 0, 0, 1], 0).into());
+        s.notifications = serde_json::from_value(json!({"webhooks": [{
+            "url": format!("http://127.0.0.1:{pager}/notices"), "on": ["failure", "delivery", "doubt"],
+            "secret_file": ours.with_file_name("secret"),
+        }]}))
+        .unwrap();
         s.destinations = vec![
             to("archive", folders[0], "generic"),
             to("tps", folders[1], "eclipse"),
             to("other", folders[2], "raystation"),
         ];
     })
+}
+
+/// Takes notices, checks their signatures and gives kind, destination and text of each.
+fn pager() -> (u16, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sender, receiver) = channel();
+    drop(std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut socket = socket.unwrap();
+            socket.set_read_timeout(Some(LIMIT)).unwrap();
+            let mut request = Vec::new();
+            let body = loop {
+                let mut part = [0; 4096];
+                let n = socket.read(&mut part).unwrap();
+                request.extend_from_slice(&part[..n]);
+                let text = String::from_utf8_lossy(&request).into_owned();
+                let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+                let length = head
+                    .lines()
+                    .find_map(|l| l.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+                if Some(body.len()) == length {
+                    let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(b"key of the pager").unwrap();
+                    mac.update(body.as_bytes());
+                    let code: String =
+                        mac.finalize().into_bytes().iter().map(|b| format!("{b:02x}")).collect();
+                    assert!(
+                        head.to_lowercase().contains(&format!("x-oarlock-signature: sha256={code}")),
+                        "{head}"
+                    );
+                    break body.to_owned();
+                }
+            };
+            socket
+                .write_all(b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                .unwrap();
+            let notice: serde_json::Value = serde_json::from_str(&body).unwrap();
+            let word = |key: &str| notice[key].as_str().unwrap().to_owned();
+            assert!(word("subject").starts_with("1.2.50 v1 ") && !body.contains("TEST"), "{body}");
+            if sender.send(format!("{} {}: {}", word("kind"), word("destination"), word("text"))).is_err() {
+                return;
+            }
+        }
+    }));
+    (port, receiver)
 }
 
 fn metrics(address: SocketAddr) -> String {
@@ -78,7 +131,9 @@ fn each_destination_gets_its_own_form_once_and_one_that_breaks_a_rule_gets_none(
     });
     let calls = Arc::default();
     let folders = [&*archive, &*tps, &*other];
-    let first = running(&ours, folders, &calls);
+    std::fs::write(folder.path().join("secret"), "key of the pager\n").unwrap();
+    let (pager, notices) = pager();
+    let first = running(&ours, folders, &calls, pager);
     let mut wire = Wire::associated(first.address());
     assert_eq!(wire.store("1.2.60", &ct("1.2.50", "1.2.60")), 0);
     wait_for("both files", || (names(&archive).len() == 1 && names(&tps).len() == 1).then_some(()));
@@ -88,7 +143,9 @@ fn each_destination_gets_its_own_form_once_and_one_that_breaks_a_rule_gets_none(
     first.stop();
     // The record of the series is gone, as after a crash before it was written: nothing is made or sent again.
     std::fs::remove_dir_all(ours.join("jobs")).unwrap();
-    let second = running(&ours, folders, &calls);
+    let mut told: Vec<String> = (0..3).map(|_| notices.recv_timeout(LIMIT).unwrap()).collect();
+    told.sort();
+    let second = running(&ours, folders, &calls, pager);
     let done = wait_for("the series again", || {
         let text = metrics(second.http_address().unwrap());
         text.contains("oarlock_series_contoured_total 1").then_some(text)
@@ -96,6 +153,15 @@ fn each_destination_gets_its_own_form_once_and_one_that_breaks_a_rule_gets_none(
     second.stop();
     assert!(done.contains("oarlock_deliveries_failed 1"), "{done}");
     assert_eq!(calls.load(Ordering::SeqCst), 1, "contoured again");
+    assert_eq!(
+        told,
+        [
+            "delivery archive: delivered",
+            "delivery tps: delivered",
+            "failure other: held back: the structure set breaks 1 rules and is not sent: a rule"
+        ]
+    );
+    assert!(notices.try_recv().is_err(), "told twice");
     assert_eq!(names(&archive), ["oarlock-1.2.80.1.dcm"]);
     assert_eq!(names(&tps), ["oarlock-1.2.90.1.dcm"]);
     assert_eq!(names(&other), Vec::<String>::new());

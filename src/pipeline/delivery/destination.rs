@@ -1,11 +1,14 @@
 //! A destination: its name, the way to it, and what it says in one of four words - taken, taken with a warning, not
 //! now, never.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use super::commitment::{self, Commitment};
 use super::folder::{self, FolderError};
-use super::scu::{self, Scu, ScuError, ScuTimeouts, kind_of};
+use super::scu::{self, Kind, Scu, ScuError, ScuTimeouts, kind_of};
 use super::stow::{self, StowError, StowService};
 use crate::vocabulary::dicom::{AeTitle, Peer};
 
@@ -22,7 +25,12 @@ pub struct Destination {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Way {
     /// C-STORE.
-    Store(Peer),
+    Store {
+        /// To whom.
+        peer: Peer,
+        /// How long to wait for its storage commitment; `None` asks for none.
+        commitment: Option<Duration>,
+    },
     /// A file in a folder.
     Folder(PathBuf),
     /// DICOMweb STOW-RS.
@@ -75,7 +83,7 @@ impl fmt::Display for Destination {
 impl From<Peer> for Destination {
     /// A peer under its own notation.
     fn from(peer: Peer) -> Self {
-        Self { name: peer.to_string(), way: Way::Store(peer) }
+        Self { name: peer.to_string(), way: Way::Store { peer, commitment: None } }
     }
 }
 
@@ -91,7 +99,7 @@ impl Destination {
         part10: &[u8],
     ) -> Result<Receipt, DeliveryError> {
         match &self.way {
-            Way::Store(peer) => Ok(store(peer, calling, timeouts, part10).await?),
+            Way::Store { peer, commitment } => Ok(store(peer, *commitment, calling, timeouts, part10).await?),
             Way::Folder(folder) => {
                 let (folder, part10) = (folder.clone(), part10.to_vec());
                 Ok(aside(move || folder::put(&folder, &part10)).await??)
@@ -110,7 +118,7 @@ impl Destination {
     /// [`DeliveryError`].
     pub async fn reach(&self, calling: &AeTitle, timeouts: ScuTimeouts) -> Result<String, DeliveryError> {
         match &self.way {
-            Way::Store(peer) => {
+            Way::Store { peer, .. } => {
                 scu::echo(peer, calling, timeouts).await?;
                 Ok(format!("{self} answers"))
             }
@@ -135,17 +143,42 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
 
 async fn store(
     peer: &Peer,
+    commitment: Option<Duration>,
     calling: &AeTitle,
     timeouts: ScuTimeouts,
     part10: &[u8],
 ) -> Result<Receipt, ScuError> {
-    let kinds = std::collections::BTreeSet::from([kind_of(part10)?]);
+    let kind = kind_of(part10)?;
+    let mut kinds = BTreeSet::from([kind.clone()]);
+    kinds.extend(commitment.and_then(|_| commitment::kind_to_propose()));
     let mut scu = Scu::open(peer, calling, &kinds, timeouts).await?;
-    let outcome = scu.store(part10).await;
+    let outcome = store_and_commit(&mut scu, peer, commitment, &kind, part10).await;
     if !matches!(outcome, Err(ScuError::Pdu { .. } | ScuError::Unexpected { .. })) {
         scu.release().await;
     }
-    outcome.map(|stored| Receipt { warning: stored.warning })
+    outcome
+}
+
+async fn store_and_commit(
+    scu: &mut Scu,
+    peer: &Peer,
+    commitment: Option<Duration>,
+    kind: &Kind,
+    part10: &[u8],
+) -> Result<Receipt, ScuError> {
+    let stored = scu.store(part10).await?;
+    let Some(wait) = commitment else { return Ok(Receipt { warning: stored.warning }) };
+    let said = match scu.commit(&kind.sop_class_uid, &stored.sop_instance_uid, wait).await? {
+        Commitment::Committed => {
+            tracing::info!(%peer, "storage committed");
+            None
+        }
+        Commitment::Refused { reason } => return Err(ScuError::NotCommitted { peer: peer.clone(), reason }),
+        Commitment::NotOffered(why) => Some(format!("no storage commitment: {why}")),
+        Commitment::NoAnswer => Some(format!("no storage commitment came within {} s", wait.as_secs_f64())),
+    };
+    let warnings: Vec<String> = stored.warning.into_iter().chain(said).collect();
+    Ok(Receipt { warning: (!warnings.is_empty()).then(|| warnings.join("; ")) })
 }
 
 #[cfg(test)]

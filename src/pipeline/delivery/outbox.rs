@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 
 use super::destination::Destination;
 use super::scu::ScuTimeouts;
+use super::webhook::{Notice, NoticeKind, Notices};
 use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::dicom::AeTitle;
 
@@ -108,6 +109,7 @@ pub struct Outbox {
     policy: RetryPolicy,
     timeouts: ScuTimeouts,
     calling: AeTitle,
+    notices: Notices,
     came: Notify,
 }
 
@@ -121,9 +123,10 @@ impl Outbox {
         calling: AeTitle,
         policy: RetryPolicy,
         timeouts: ScuTimeouts,
+        notices: Notices,
     ) -> Result<Self, OutboxError> {
         fs::create_dir_all(folder).map_err(io_error("creating", folder))?;
-        Ok(Self { folder: folder.to_owned(), policy, timeouts, calling, came: Notify::new() })
+        Ok(Self { folder: folder.to_owned(), policy, timeouts, calling, notices, came: Notify::new() })
     }
 
     /// Keeps a Part 10 file for a destination. Durable on return. The same key for the same destination again
@@ -174,6 +177,7 @@ impl Outbox {
         }
         self.write(&delivery)?;
         tracing::error!(%destination, key, reason, "held back; see the outbox in docs/operating.md");
+        self.tell(NoticeKind::Failure, &delivery, &format!("held back: {reason}"));
         Ok(())
     }
 
@@ -257,6 +261,11 @@ impl Outbox {
                 delivery.warning = receipt.warning;
                 self.write(&delivery)?;
                 fs::remove_file(&path).map_err(io_error("removing", &path))?;
+                self.tell(
+                    NoticeKind::Delivery,
+                    &delivery,
+                    delivery.warning.as_deref().unwrap_or("delivered"),
+                );
                 match &delivery.warning {
                     None => tracing::info!(%destination, key, attempts, "delivered"),
                     Some(warning) => {
@@ -270,6 +279,11 @@ impl Outbox {
                 delivery.last_error = Some(with_causes(&error));
                 if error.is_permanent() || too_old {
                     delivery.state = DeliveryState::Failed;
+                    self.tell(
+                        NoticeKind::Failure,
+                        &delivery,
+                        delivery.last_error.as_deref().unwrap_or_default(),
+                    );
                     tracing::error!(%destination, key, attempts, error = &error as &dyn std::error::Error,
                         "not delivered and given up; see the outbox in docs/operating.md");
                 } else {
@@ -282,6 +296,15 @@ impl Outbox {
             }
         }
         Ok(())
+    }
+
+    fn tell(&self, kind: NoticeKind, delivery: &Delivery, text: &str) {
+        self.notices.put(Notice {
+            kind,
+            subject: delivery.key.clone(),
+            destination: Some(delivery.destination.clone()),
+            text: text.to_owned(),
+        });
     }
 
     fn write(&self, delivery: &Delivery) -> Result<(), OutboxError> {
@@ -356,8 +379,16 @@ mod tests {
     #[test]
     fn the_first_object_under_a_key_stays_and_survives_a_restart() {
         let folder = tempfile::tempdir().unwrap();
-        let open =
-            || Outbox::open(folder.path(), "US".parse().unwrap(), policy(), ScuTimeouts::default()).unwrap();
+        let open = || {
+            Outbox::open(
+                folder.path(),
+                "US".parse().unwrap(),
+                policy(),
+                ScuTimeouts::default(),
+                Notices::default(),
+            )
+            .unwrap()
+        };
         let (pacs, tps): (Peer, Peer) = ("PACS@h:104".parse().unwrap(), "TPS@h:104".parse().unwrap());
         open().add("../../1.2.3 v1", &pacs, b"first").unwrap();
         open().add("../../1.2.3 v1", &pacs, b"second").unwrap();

@@ -8,6 +8,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
+use dicom_core::header::Header;
+use dicom_core::value::Value;
+use dicom_core::{Tag, VR};
 use dicom_dictionary_std::uids;
 use dicom_encoding::transfer_syntax::TransferSyntaxIndex;
 use dicom_object::InMemDicomObject;
@@ -109,6 +112,14 @@ pub enum ScuError {
         /// A7xx or 0110H: may pass later.
         may_pass_later: bool,
     },
+    /// Stored, but the peer does not answer for keeping it.
+    #[error("{peer} took the instance and does not commit itself to keep it{}", reason.map_or_else(String::new, |r| format!(" (reason {r:04X}H)")))]
+    NotCommitted {
+        /// Who.
+        peer: Peer,
+        /// Failure Reason (0008,1197).
+        reason: Option<u16>,
+    },
     /// The answer cannot be read.
     #[error("the answer of {peer} cannot be read")]
     Answer {
@@ -149,6 +160,10 @@ impl ScuError {
             Self::NoContext { .. } | Self::File(_) | Self::DataSet(_) | Self::Transcode(..) => true,
             Self::TooManyContexts(_) => true,
             Self::Refused { may_pass_later, .. } => !may_pass_later,
+            // Processing failure and want of resources may pass, and so may an instance that is not there yet.
+            Self::NotCommitted { reason, .. } => {
+                reason.is_some_and(|r| !matches!(r, 0x0110 | 0x0112 | 0x0213 | 0xA700..=0xA7FF))
+            }
             // A peer that does not know us yet often does a day later, so even a permanent reject is tried again.
             Self::Rejected { .. } => false,
             Self::Unreachable { .. } | Self::Unexpected { .. } | Self::Pdu { .. } => false,
@@ -187,12 +202,12 @@ pub struct Stored {
 /// An open association as SCU.
 #[derive(Debug)]
 pub struct Scu {
-    peer: Peer,
-    stream: PduStream,
-    timeouts: ScuTimeouts,
-    max_body: u32,
+    pub(super) peer: Peer,
+    pub(super) stream: PduStream,
+    pub(super) timeouts: ScuTimeouts,
+    pub(super) max_body: u32,
     contexts: Vec<Accepted>,
-    message_id: u16,
+    pub(super) message_id: u16,
 }
 
 #[derive(Debug)]
@@ -338,8 +353,14 @@ impl Scu {
         }
     }
 
+    /// The context of a class, and its transfer syntax, where the peer has accepted one.
+    pub(super) fn context_for(&self, class: &str) -> Option<(u8, TransferSyntaxUid)> {
+        let context = self.contexts.iter().find(|c| c.abstract_syntax == class)?;
+        Some((context.id, TransferSyntaxUid::parse(&context.transfer_syntax).ok()?))
+    }
+
     /// The response to the request just sent.
-    async fn answer(&mut self, context: u8) -> Result<Response, ScuError> {
+    pub(super) async fn answer(&mut self, context: u8) -> Result<Response, ScuError> {
         let mut command = Vec::new();
         loop {
             let (kind, range) = match self.stream.next(self.timeouts.answer).await {
@@ -365,7 +386,7 @@ impl Scu {
         }
     }
 
-    fn broken(&self, source: PduError) -> ScuError {
+    pub(super) fn broken(&self, source: PduError) -> ScuError {
         ScuError::Pdu { peer: self.peer.clone(), source }
     }
 
@@ -390,10 +411,34 @@ fn rewrite(data_set: &[u8], from: &str, to: &str) -> Result<Vec<u8>, ScuError> {
         return Err(failed("not in the registry of transfer syntaxes".into()));
     };
     let object = InMemDicomObject::read_dataset_with_ts(data_set, from).map_err(|e| failed(e.into()))?;
+    if to != uids::IMPLICIT_VR_LITTLE_ENDIAN
+        && let Some(tag) = beyond_explicit(&object)
+    {
+        return Err(failed(
+            format!("{tag} is longer than its explicit VR can say: enable Implicit VR Little Endian there")
+                .into(),
+        ));
+    }
     let mut rewritten = Vec::with_capacity(data_set.len() + 4_096);
     object.write_dataset_with_ts(&mut rewritten, into).map_err(|e| failed(e.into()))?;
     Ok(rewritten)
 }
+
+/// An element that explicit VR could only call UN (PS3.5 6.2.2), which planning systems refuse in Contour Data.
+fn beyond_explicit(object: &InMemDicomObject) -> Option<Tag> {
+    object.iter().find_map(|element| match element.value() {
+        Value::Sequence(sequence) => sequence.items().iter().find_map(beyond_explicit),
+        Value::Primitive(value) => {
+            let is_text =
+                matches!(element.vr(), VR::DS | VR::IS | VR::LO | VR::ST | VR::LT | VR::PN | VR::UI);
+            (is_text && value.calculate_byte_len() > LONGEST_EXPLICIT_TEXT).then(|| element.tag())
+        }
+        _ => None,
+    })
+}
+
+/// Longest text in explicit VR (PS3.5 7.1.2).
+const LONGEST_EXPLICIT_TEXT: usize = 65_534;
 
 fn request(peer: &Peer, calling: &AeTitle, proposed: &[(String, String)]) -> AssociationRQ {
     let contexts =
@@ -424,4 +469,28 @@ fn rejected(peer: &Peer, reject: &AssociationRJ) -> ScuError {
 fn refused(peer: &Peer, answer: Response) -> ScuError {
     let may_pass_later = answer.may_pass_later();
     ScuError::Refused { peer: peer.clone(), status: answer.status, comment: answer.comment, may_pass_later }
+}
+
+#[cfg(test)]
+mod tests {
+    use dicom_core::{DataElement, PrimitiveValue};
+    use dicom_dictionary_std::tags;
+
+    use super::*;
+
+    #[test]
+    fn a_contour_that_explicit_vr_cannot_say_is_not_rewritten() {
+        let contour = |n: usize| {
+            let data = PrimitiveValue::from(vec!["-123.4567"; n].join("\\"));
+            let object =
+                InMemDicomObject::from_element_iter([DataElement::new(tags::CONTOUR_DATA, VR::DS, data)]);
+            let mut bytes = Vec::new();
+            let implicit = TransferSyntaxRegistry.get(PLAIN[0]).unwrap();
+            object.write_dataset_with_ts(&mut bytes, implicit).unwrap();
+            rewrite(&bytes, PLAIN[0], PLAIN[1])
+        };
+        assert!(contour(6_500).is_ok());
+        let error = contour(6_600).unwrap_err();
+        assert!(error.is_permanent() && crate::vocabulary::causes::with_causes(&error).contains("Implicit"));
+    }
 }

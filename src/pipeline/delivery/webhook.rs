@@ -9,14 +9,14 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use url::Url;
 
 use super::http;
-use super::secret::SecretSource;
 use super::scu::ScuTimeouts;
+use super::secret::SecretSource;
 use crate::vocabulary::causes::with_causes;
 
 /// Notices that may wait; more are dropped.
@@ -125,7 +125,12 @@ fn run(webhooks: &[Webhook], service: &str, timeouts: ScuTimeouts, notices: &Rec
                     Some(wait) => std::thread::sleep(*wait),
                     None => {
                         let host = webhook.url.host_str().unwrap_or_default();
-                        tracing::error!(host, subject = notice.subject, why, "a notice was not taken and is dropped");
+                        tracing::error!(
+                            host,
+                            subject = notice.subject,
+                            why,
+                            "a notice was not taken and is dropped"
+                        );
                         break;
                     }
                 }
@@ -135,7 +140,8 @@ fn run(webhooks: &[Webhook], service: &str, timeouts: ScuTimeouts, notices: &Rec
 }
 
 fn post(webhook: &Webhook, service: &str, timeouts: ScuTimeouts, notice: &Notice) -> Result<(), String> {
-    let sent_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let sent_s =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     let body = Body { version: 1, service, sent_s, notice };
     let body = serde_json::to_vec(&body).map_err(|error| error.to_string())?;
     let agent = http::agent(webhook.ca_file.as_deref(), timeouts).map_err(|error| with_causes(&error))?;
@@ -154,7 +160,7 @@ fn post(webhook: &Webhook, service: &str, timeouts: ScuTimeouts, notice: &Notice
 /// `sha256=` and the HMAC-SHA-256 (RFC 2104) of the body in hexadecimal.
 fn signature(key: &[u8], body: &[u8]) -> String {
     // HMAC takes keys of any length.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return String::new() };
+    let Ok(mut mac) = <Hmac<Sha256> as Mac>::new_from_slice(key) else { return String::new() };
     mac.update(body);
     let code = mac.finalize().into_bytes();
     code.iter().fold("sha256=".to_owned(), |text, byte| text + &format!("{byte:02x}"))

@@ -3,6 +3,7 @@
 //! Comes in: connections. Goes out: [`StoredInstance`], durable on disk, its UIDs parsed.
 
 pub(crate) mod association;
+pub(crate) mod commitment;
 pub(crate) mod data_set;
 mod listener;
 pub(crate) mod part10;

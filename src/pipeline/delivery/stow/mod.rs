@@ -2,18 +2,16 @@
 
 mod answer;
 
-use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use base64::Engine;
 use sha2::{Digest, Sha256};
 use ureq::Agent;
 use ureq::http::Response;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use url::Url;
 
 use super::destination::Receipt;
+use super::http::{self, CertificatesError};
 use super::scu::ScuTimeouts;
 use super::secret::{SecretError, SecretSource};
 use crate::pipeline::ingest::part10::{self, Part10Error};
@@ -89,14 +87,8 @@ pub enum StowError {
     #[error("there is nothing to log in with")]
     Secret(#[source] SecretError),
     /// The file of certificates.
-    #[error("the certificates in {path} cannot be used: it must hold certificates in PEM form")]
-    Certificates {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error("the service cannot be trusted")]
+    Certificates(#[source] CertificatesError),
     /// What should go is no Part 10 file.
     #[error("the file cannot be sent")]
     File(#[source] Part10Error),
@@ -115,7 +107,7 @@ impl StowError {
             Self::Refused { may_pass_later, .. } => !may_pass_later,
             Self::File(_) => true,
             Self::Unreachable { .. } | Self::NotNamed { .. } => false,
-            Self::Secret(_) | Self::Certificates { .. } => false,
+            Self::Secret(_) | Self::Certificates(_) => false,
         }
     }
 }
@@ -132,7 +124,7 @@ pub(super) fn store(
     let uid = part10::split(part10).map_err(StowError::File)?.sop_instance_uid;
     let (content_type, body) = multipart(part10);
     let url = service.at("studies");
-    let mut request = agent(service, timeouts)?.post(&url).header("Content-Type", &content_type);
+    let mut request = service.agent(timeouts)?.post(&url).header("Content-Type", &content_type);
     request = request.header("Accept", "application/dicom+json, application/dicom+xml;q=0.5");
     if let Some(login) = service.authorization()? {
         request = request.header("Authorization", &login);
@@ -176,7 +168,7 @@ fn judge(
 /// [`StowError`].
 pub(super) fn reach(service: &StowService, timeouts: ScuTimeouts) -> Result<String, StowError> {
     let url = service.at("studies?limit=1");
-    let mut request = agent(service, timeouts)?.get(&url).header("Accept", "application/dicom+json");
+    let mut request = service.agent(timeouts)?.get(&url).header("Accept", "application/dicom+json");
     if let Some(login) = service.authorization()? {
         request = request.header("Authorization", &login);
     }
@@ -196,6 +188,10 @@ pub(super) fn reach(service: &StowService, timeouts: ScuTimeouts) -> Result<Stri
 }
 
 impl StowService {
+    fn agent(&self, timeouts: ScuTimeouts) -> Result<Agent, StowError> {
+        http::agent(self.ca_file.as_deref(), timeouts).map_err(StowError::Certificates)
+    }
+
     fn at(&self, path: &str) -> String {
         format!("{}/{path}", self.url.as_str().trim_end_matches('/'))
     }
@@ -213,43 +209,6 @@ impl StowService {
             }
         })
     }
-}
-
-/// An agent that follows no redirection: a login must not travel to a place that nobody named.
-fn agent(service: &StowService, timeouts: ScuTimeouts) -> Result<Agent, StowError> {
-    let roots = match &service.ca_file {
-        Some(path) => RootCerts::Specific(Arc::new(certificates(path)?)),
-        None => RootCerts::PlatformVerifier,
-    };
-    let config = Agent::config_builder()
-        .tls_config(TlsConfig::builder().root_certs(roots).build())
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .timeout_connect(Some(timeouts.connect))
-        .timeout_send_body(Some(timeouts.answer))
-        .timeout_recv_response(Some(timeouts.answer))
-        .timeout_recv_body(Some(timeouts.answer))
-        .user_agent(concat!("oarlock/", env!("CARGO_PKG_VERSION")))
-        .build();
-    Ok(config.into())
-}
-
-fn certificates(path: &std::path::Path) -> Result<Vec<Certificate<'static>>, StowError> {
-    let failed = |source| StowError::Certificates { path: path.to_owned(), source };
-    let pem = std::fs::read(path).map_err(failed)?;
-    let mut found = Vec::new();
-    for item in parse_pem(&pem) {
-        match item {
-            Ok(PemItem::Certificate(certificate)) => found.push(certificate),
-            Ok(_) => {}
-            Err(error) => return Err(failed(io::Error::new(io::ErrorKind::InvalidData, error))),
-        }
-    }
-    if found.is_empty() {
-        return Err(failed(io::Error::new(io::ErrorKind::InvalidData, "no certificate in it")));
-    }
-    Ok(found)
 }
 
 /// The request's type and body (PS3.18 8.6.1.2.1). The boundary is a hash of the content, which does not hold it.
