@@ -1,11 +1,15 @@
 //! The commands and their arguments; no behaviour.
 
+mod jobs;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::pipeline::anatomy::RuleChoice;
 use crate::vocabulary::dicom::{AeTitle, Peer};
+
+pub use jobs::{JobsAction, JobsArgs, QuarantineAction};
 
 /// DICOM-RT structure set generator: CT series in, 28 head-and-neck organs at risk as RTSTRUCT out.
 ///
@@ -49,6 +53,19 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// A CT series with exactly known structure set.
     Phantom(PhantomArgs),
+    /// What is in work, what failed and why; retry, send again, look at what is in quarantine.
+    ///
+    /// Works beside a running service, which sees a change within a second. Exit codes: 0 done, 1 there is no such series,
+    /// delivery or instance, or it cannot be done in its state (the message says which), 2 wrong arguments.
+    ///
+    /// Examples:
+    ///   oarlock jobs list --state failed
+    ///   oarlock jobs show 1.2.840.113619.2.55.3.604688.123
+    ///   oarlock jobs retry --all-failed
+    ///   oarlock jobs resend 1.2.840.113619.2.55.3.604688.123 --to ECLIPSE@10.0.0.5:104
+    ///   oarlock jobs quarantine list
+    #[command(verbatim_doc_comment)]
+    Jobs(JobsArgs),
     /// Send the DICOM files of a folder to a peer.
     Send(SendArgs),
     /// Ask a peer whether it answers (C-ECHO).
@@ -203,9 +220,10 @@ pub struct TrainArgs {
     /// Go on from the last checkpoint.
     #[arg(long)]
     pub resume: bool,
-    /// Begin with these weights: a checkpoint, a folder with a model, or a model's name; the recipe's `start_from`.
+    /// Begin with these weights: a checkpoint, a folder with a model, or a model's name (several times: their mean); the
+    /// recipe's `start_from`.
     #[arg(long, value_name = "MODEL", conflicts_with = "resume")]
-    pub from: Option<PathBuf>,
+    pub from: Vec<PathBuf>,
     /// Stop after this step, with a checkpoint and a model.
     #[arg(long, value_name = "STEP", conflicts_with = "dry_run")]
     pub until: Option<u64>,
@@ -469,6 +487,13 @@ pub struct CheckArgs {
     /// Settings; see config/service.yaml.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Say which rule takes a series and why each other does not, and nothing else. A Series Instance UID that the service
+    /// has received, or a folder with its instances.
+    #[arg(long, value_name = "SERIES|FOLDER")]
+    pub explain: Option<String>,
+    /// Who sends the series of `--explain`, where it is a folder.
+    #[arg(long, value_name = "AET", requires = "explain")]
+    pub calling: Option<AeTitle>,
     /// Machine-readable output.
     #[arg(long)]
     pub json: bool,

@@ -16,7 +16,7 @@ use crate::learning::model::ModelRegistry;
 use crate::pipeline::delivery::Destination;
 use crate::pipeline::ingest::free_mb;
 use crate::service::scu_timeouts;
-use crate::settings::ServiceSettings;
+use crate::settings::{ServiceSettings, Template, load_rules};
 use crate::vocabulary::causes::with_causes;
 
 /// How one thing stands.
@@ -54,6 +54,9 @@ impl Finding {
 
 /// Runs the command.
 pub(super) fn run(args: CheckArgs, runtime: &RuntimeChoice) -> CommandResult {
+    if let Some(series) = &args.explain {
+        return super::explain::run(&args, series);
+    }
     let mut findings = Vec::new();
     let settings = settings(args.config.as_deref(), &mut findings);
     if let Some(settings) = &settings {
@@ -61,6 +64,7 @@ pub(super) fn run(args: CheckArgs, runtime: &RuntimeChoice) -> CommandResult {
         findings.push(disk(settings));
         findings.push(open_door(settings));
         findings.push(model(settings));
+        findings.extend(rules(settings));
         findings.extend(peers(settings)?);
     }
     findings.push(onnx_runtime(runtime));
@@ -156,6 +160,29 @@ fn model(settings: &ServiceSettings) -> Finding {
         }
         Err(error) => Finding::bad("model", with_causes(&error)),
     }
+}
+
+/// Rules, and whether the models and templates that they name are here.
+fn rules(settings: &ServiceSettings) -> Vec<Finding> {
+    let rules = match load_rules(settings) {
+        Ok(None) => return Vec::new(),
+        Ok(Some(rules)) => rules.rules,
+        Err(error) => return vec![Finding::bad("rules", with_causes(&error))],
+    };
+    let mut findings = vec![Finding::ok("rules", format_args!("{} rules", rules.len()))];
+    for rule in &rules {
+        if let Some(name) = &rule.choice.model
+            && let Err(error) = ModelRegistry::usual().load(name)
+        {
+            findings.push(Finding::bad("rules", format_args!("{}: {}", rule.name, with_causes(&error))));
+        }
+        if let Some(name) = &rule.choice.template
+            && let Err(error) = Template::load(name)
+        {
+            findings.push(Finding::bad("rules", format_args!("{}: {}", rule.name, with_causes(&error))));
+        }
+    }
+    findings
 }
 
 fn peers(settings: &ServiceSettings) -> std::io::Result<Vec<Finding>> {

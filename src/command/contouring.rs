@@ -15,7 +15,7 @@ use crate::pipeline::{ContourError, Contoured, ContouredOrgan, ContouringModel, 
 use crate::service::mint::Mint;
 use crate::service::{ContourFailure, Contourer, Formatted, MadeStructureSet, OrganRecord};
 use crate::settings::service::StructureSetSettings;
-use crate::settings::{ServiceSettings, SettingsError, StructureTemplate};
+use crate::settings::{ServiceSettings, SettingsError, Template};
 use crate::vocabulary::causes::with_causes;
 
 /// Loads a model onto the GPU where there is one, else onto the processor; which one is logged and goes into every
@@ -68,11 +68,8 @@ pub(super) fn practice(args: &AnatomyArgs) -> Result<(AnatomySettings, Structure
 }
 
 /// What became of each organ, for records and scripts.
-pub(super) fn organ_records(
-    contoured: &Contoured,
-    organs: &StructureTemplate,
-    plan: &StructurePlan,
-) -> Vec<OrganRecord> {
+pub(super) fn organ_records(contoured: &Contoured, template: &Template) -> Vec<OrganRecord> {
+    let Template { organs, plan, .. } = template;
     let record = |found: &ContouredOrgan| OrganRecord {
         roi_name: plan
             .of_organ(found.organ)
@@ -116,22 +113,53 @@ pub(super) fn contour(
     contour_series(series, model, plan, identity)
 }
 
+/// The models that a service's rules may name: the settings' own, and at most one other at a time, since each takes
+/// memory.
+struct Bench {
+    runtime: RuntimeChoice,
+    /// The settings' model.
+    model: ContouringModel,
+    /// The model that was last asked for by a rule.
+    other: Option<ContouringModel>,
+}
+
+impl Bench {
+    /// The model of a name, with the settings' practice.
+    fn model(&mut self, name: Option<&str>) -> Result<&mut ContouringModel, ContourFailure> {
+        let Some(name) = name.filter(|name| *name != self.model.name) else { return Ok(&mut self.model) };
+        let other = match self.other.take().filter(|model| model.name == name) {
+            Some(model) => model,
+            None => {
+                let mut model = load_model(&self.runtime, name).map_err(ContourFailure::retry)?;
+                model.anatomy = self.model.anatomy;
+                model
+            }
+        };
+        Ok(self.other.insert(other))
+    }
+}
+
 /// What the service calls for each complete series: the structure set in each of these formats. One that cannot be
 /// written in a format is held back there, with the reason, and written in the others.
 pub(super) fn contourer(
-    mut model: ContouringModel,
-    organs: StructureTemplate,
-    plan: StructurePlan,
+    model: ContouringModel,
+    usual: Template,
     formats: Vec<Format>,
+    runtime: &RuntimeChoice,
 ) -> Contourer {
+    let mut bench = Bench { runtime: runtime.clone(), model, other: None };
     Box::new(move |complete: &CompleteSeries| {
         let paths: Vec<_> = complete.instances.iter().map(|instance| instance.path.clone()).collect();
         let series = CtSeries::from_instances(&paths).map_err(by_cause)?;
-        let contoured = contour(&series, &mut model, &plan).map_err(|error| match error {
+        let named = complete.choice.template.as_deref().map(Template::load).transpose();
+        let named = named.map_err(ContourFailure::retry)?;
+        let template = named.as_ref().unwrap_or(&usual);
+        let model = bench.model(complete.choice.model.as_deref())?;
+        let contoured = contour(&series, model, &template.plan).map_err(|error| match error {
             ContourError::Network(_) => ContourFailure::retry(error),
             _ => by_cause(error),
         })?;
-        let organs = organ_records(&contoured, &organs, &plan);
+        let organs = organ_records(&contoured, template);
         let main = contoured.structure_set.encode(&Format::default()).map_err(by_cause)?;
         for note in &main.notes {
             tracing::info!(series = %complete.series_instance_uid, note, "structure set");
@@ -139,11 +167,7 @@ pub(super) fn contourer(
         let others = formats.iter().filter(|format| **format != Format::default());
         let formatted = others.map(|format| Formatted {
             format: format.id(),
-            part10: contoured
-                .structure_set
-                .encode(format)
-                .map(|e| e.bytes)
-                .map_err(|error| with_causes(&error)),
+            part10: contoured.structure_set.encode(format).map(|e| e.bytes).map_err(|error| with_causes(&error)),
         });
         Ok(MadeStructureSet { formatted: formatted.collect(), part10: main.bytes, organs })
     })

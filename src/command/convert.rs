@@ -15,11 +15,11 @@ use crate::pipeline::rtstruct::{
     self, Description, Format, Identity, InterpretedType, NotFound, Origin, Roi, StructureSet,
 };
 use crate::pipeline::series::CtSeries;
-use crate::pipeline::structures::{FoundStructure, StructurePlan};
+use crate::pipeline::structures::FoundStructure;
 use crate::pipeline::volume::HuVolume;
 use crate::service::mint::Mint;
 use crate::settings::destinations::FormatChoice;
-use crate::settings::{SettingsError, StructureTemplate, structure_plan};
+use crate::settings::Template;
 use crate::vocabulary::organ::Organ;
 
 /// Runs the command.
@@ -35,7 +35,7 @@ fn is_mask_name(output: &Path) -> bool {
 }
 
 fn to_structure_set(args: &ConvertArgs, series: &CtSeries) -> CommandResult {
-    let template = args.template.as_deref().map(template_of).transpose()?;
+    let template = args.template.as_deref().map(Template::load).transpose()?;
     let (masks, notes) = convert::read_masks(&args.input, &series.grid)?;
     let format = format_of(args.format.as_deref(), args.holes)?;
     let (rois, character_set) = rois(&masks, template.as_ref(), series)?;
@@ -57,36 +57,24 @@ fn to_structure_set(args: &ConvertArgs, series: &CtSeries) -> CommandResult {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What `--template` names: the dictionary of organs to go by, and a plan where it is one.
-fn template_of(name: &str) -> Result<(StructureTemplate, Option<StructurePlan>), SettingsError> {
-    let is_dictionary =
-        std::fs::read_to_string(name).is_ok_and(|text| text.lines().any(|l| l.trim_end() == "organs:"));
-    if is_dictionary {
-        return Ok((StructureTemplate::read(Path::new(name))?, None));
-    }
-    let organs = StructureTemplate::shipped()?;
-    let plan = structure_plan(name, &organs)?;
-    Ok((organs, Some(plan)))
-}
-
 /// The ROIs of the masks, and the character set of their names. With a plan its structures come first; of its organs,
 /// those that no mask shows are left out. A mask that is no organ keeps its name.
 fn rois(
     masks: &[NamedMask],
-    template: Option<&(StructureTemplate, Option<StructurePlan>)>,
+    template: Option<&Template>,
     series: &CtSeries,
 ) -> Result<(Vec<Roi>, Option<String>), Box<dyn std::error::Error + Send + Sync>> {
     let drawn: Vec<RoiContours> =
         masks.par_iter().map(|named| contours_of_mask(&named.mask, &series.grid, HoleForm::Xor)).collect();
     let (mut rois, mut others) = (Vec::new(), Vec::new());
     let mut organs: BTreeMap<Organ, FoundStructure> = BTreeMap::new();
-    let has_plan = template.is_some_and(|(_, plan)| plan.is_some());
+    let plan = template.filter(|template| !template.is_dictionary).map(|template| &template.plan);
     for (index, (named, contours)) in masks.iter().zip(drawn).enumerate() {
-        match template.and_then(|(organs, _)| organs.organ_named(&named.name)) {
-            Some(entry) if has_plan && !organs.contains_key(&entry.organ) => {
+        match template.and_then(|template| template.organs.organ_named(&named.name)) {
+            Some(entry) if plan.is_some() && !organs.contains_key(&entry.organ) => {
                 drop(organs.insert(entry.organ, FoundStructure { contours, remark: None }));
             }
-            Some(entry) if !has_plan => others.push(entry.roi(contours)),
+            Some(entry) if plan.is_none() => others.push(entry.roi(contours)),
             _ => others.push(Roi {
                 name: named.name.clone(),
                 organ: None,
@@ -99,7 +87,6 @@ fn rois(
             }),
         }
     }
-    let plan = template.and_then(|(_, plan)| plan.as_ref());
     if let Some(plan) = plan {
         let body =
             if plan.needs_body() { outline(&HuVolume::read(series)?) } else { FoundStructure::default() };

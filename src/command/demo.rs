@@ -23,7 +23,7 @@ use crate::pipeline::series::CtSeries;
 use crate::pipeline::volume::HuVolume;
 use crate::service::Service;
 use crate::settings::service::DestinationSettings;
-use crate::settings::{ServiceSettings, StructureTemplate, USUAL_TEMPLATE, structure_plan};
+use crate::settings::{ServiceSettings, StructureTemplate, Template, USUAL_TEMPLATE};
 use crate::vocabulary::dicom::Peer;
 use crate::vocabulary::organ::Organ;
 use crate::vocabulary::space::{PatientPoint, RegionMask};
@@ -68,8 +68,8 @@ pub(super) fn run(args: DemoArgs, runtime: &RuntimeChoice) -> CommandResult {
     let planning_system = Service::start(&settings(&out.join("planning-system"), "TPS", None)?, None)?;
     let to = format!("TPS@{}", planning_system.address()).parse()?;
     let ours = settings(&out.join("oarlock"), "OARLOCK", Some(to))?;
-    let plan = structure_plan(USUAL_TEMPLATE, &template)?;
-    let service = Service::start(&ours, Some(contourer(model, template.clone(), plan, Vec::new())))?;
+    let usual = Template::load(USUAL_TEMPLATE)?;
+    let service = Service::start(&ours, Some(contourer(model, usual, Vec::new(), runtime)))?;
     say(format_args!("   OARLOCK@{} ({provider}), TPS@{}", service.address(), planning_system.address()));
 
     say(format_args!("3. C-STORE of {} slices", series.slices.len()));

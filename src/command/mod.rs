@@ -10,6 +10,8 @@ mod dataset_page;
 mod demo;
 mod echo;
 mod evaluate;
+mod explain;
+mod jobs;
 mod model;
 mod phantom;
 mod runtime;
@@ -64,6 +66,7 @@ pub fn run(cli: Cli) -> CommandResult {
         Command::Train(args) => train::run(args, &runtime),
         Command::Evaluate(args) => evaluate::run(args, &runtime),
         Command::Phantom(args) => phantom::run(args, &runtime),
+        Command::Jobs(args) => jobs::run(args),
         Command::Send(args) => send::run(args, &runtime),
         Command::Echo(args) => echo::run(args, &runtime),
         Command::Check(args) => check::run(args, &runtime),

@@ -17,7 +17,7 @@ use crate::pipeline::series::CtSeries;
 use crate::pipeline::{Contoured, rtstruct};
 use crate::service::OrganRecord;
 use crate::settings::destinations::FormatChoice;
-use crate::settings::{StructureTemplate, structure_plan};
+use crate::settings::{StructureTemplate, Template};
 use crate::vocabulary::space::Grid;
 
 /// Model of a program that nobody told otherwise.
@@ -26,9 +26,8 @@ const SHIPPED_MODEL: &str = "starter";
 /// Runs the command.
 pub(super) fn run(args: SegmentArgs, runtime: &RuntimeChoice) -> CommandResult {
     let series = CtSeries::from_folder(&args.ct_dir)?;
-    let template = StructureTemplate::shipped()?;
     let (anatomy, structure_set) = practice(&args.anatomy)?;
-    let plan = structure_plan(args.template.as_deref().unwrap_or(&structure_set.template), &template)?;
+    let template = Template::load(args.template.as_deref().unwrap_or(&structure_set.template))?;
     let format = match &args.format {
         Some(name) => FormatChoice::named(name)?,
         None => FormatChoice::default(),
@@ -39,13 +38,13 @@ pub(super) fn run(args: SegmentArgs, runtime: &RuntimeChoice) -> CommandResult {
     model.anatomy = anatomy;
     bar.set_message(format!("contouring {} slices on {}", series.slices.len(), model.network.provider()));
     let began = Instant::now();
-    let contoured = contour(&series, &mut model, &plan)?;
+    let contoured = contour(&series, &mut model, &template.plan)?;
     let seconds = began.elapsed().as_secs_f64();
     bar.finish_and_clear();
     let encoded = contoured.structure_set.encode(&format)?;
     write(&args.output, &encoded.bytes)?;
     let say = |line: &dyn std::fmt::Display| if args.json { super::tell(line) } else { super::say(line) };
-    let records = organ_records(&contoured, &template, &plan);
+    let records = organ_records(&contoured, &template);
     if args.json {
         super::say(serde_json::to_string_pretty(&json!({
             "output": args.output,
@@ -67,7 +66,7 @@ pub(super) fn run(args: SegmentArgs, runtime: &RuntimeChoice) -> CommandResult {
         args.output.display()
     ));
     if let Some(path) = &args.masks {
-        let (masks, n_shared) = masks(&contoured, &template, &series.grid);
+        let (masks, n_shared) = masks(&contoured, &template.organs, &series.grid);
         write_label_map(path, &masks, &series.grid)?;
         say(&format_args!(
             "label map written to {}: label n is the n-th organ of the list above that was found",
@@ -84,7 +83,7 @@ pub(super) fn run(args: SegmentArgs, runtime: &RuntimeChoice) -> CommandResult {
             .organs
             .par_iter()
             .map(|found| {
-                let entry = template.entry(found.organ);
+                let entry = template.organs.entry(found.organ);
                 let mask = fill(&found.contours, &series.grid, rtstruct::FILL_RULE);
                 let state = match mask.n_voxels() {
                     0 => "not found",

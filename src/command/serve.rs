@@ -8,7 +8,7 @@ use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::ServeArgs;
 use crate::service;
 use crate::settings::service::DestinationSettings;
-use crate::settings::{ServiceSettings, StructureTemplate, structure_plan};
+use crate::settings::{ServiceSettings, Template};
 
 /// Runs the command.
 pub(super) fn run(args: ServeArgs, runtime: &RuntimeChoice) -> CommandResult {
@@ -16,9 +16,8 @@ pub(super) fn run(args: ServeArgs, runtime: &RuntimeChoice) -> CommandResult {
     let mut model = load_model(runtime, &settings.network.model)?;
     model.anatomy = settings.anatomy;
     let (name, provider) = (model.name.clone(), model.network.provider());
-    let organs = StructureTemplate::shipped()?;
-    let plan = structure_plan(&settings.structure_set.template, &organs)?;
-    let contourer = contourer(model, organs, plan, settings.formats());
+    let usual = Template::load(&settings.structure_set.template)?;
+    let contourer = contourer(model, usual, settings.formats(), runtime);
     service::run(&settings, Some(contourer), shutdown(), |service| {
         say(format_args!("{} listens on {}", settings.ae_title, service.address()));
         if let Some(address) = service.http_address() {

@@ -17,7 +17,9 @@ use crate::settings::TrainRecipe;
 /// Runs the command.
 pub(super) fn run(args: TrainArgs, runtime: &RuntimeChoice) -> CommandResult {
     let mut recipe = TrainRecipe::read(&args.config)?;
-    recipe.start_from = args.from.or(recipe.start_from);
+    if !args.from.is_empty() {
+        recipe.start_from = args.from;
+    }
     if args.dry_run {
         say(prospect(&recipe)?);
         return Ok(ExitCode::SUCCESS);

@@ -1,5 +1,6 @@
 //! `/health` and `/metrics`: read only, without log-in, so it belongs on loopback or behind a proxy.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,9 +10,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use super::store::{DeliveryState, JobState, State, Store, StoreError};
 use super::worker::WorkCounters;
-use crate::pipeline::delivery::{DeliveryState, Outbox};
-use crate::pipeline::ingest::IngestCounters;
+use crate::pipeline::ingest::{IngestCounters, free_mb};
 
 /// A request line and its headers are shorter.
 const MAX_REQUEST: usize = 8_192;
@@ -24,7 +25,9 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub(super) struct Shown {
     pub(super) ingest: Arc<IngestCounters>,
     pub(super) work: Arc<WorkCounters>,
-    pub(super) outbox: Arc<Outbox>,
+    pub(super) store: Arc<Store>,
+    /// The data folder, whose disk is measured.
+    pub(super) folder: PathBuf,
 }
 
 /// Serves until `stop` turns true.
@@ -62,8 +65,7 @@ async fn answer(mut stream: TcpStream, shown: Arc<Shown>) -> std::io::Result<()>
     let (status, body) = match line {
         [b'G', b'E', b'T', b' ', rest @ ..] if rest.starts_with(b"/health ") => ("200 OK", "ok\n".to_owned()),
         [b'G', b'E', b'T', b' ', rest @ ..] if rest.starts_with(b"/metrics ") => {
-            let text = tokio::task::spawn_blocking(move || metrics(&shown)).await;
-            ("200 OK", text.map_err(std::io::Error::other)?)
+            ("200 OK", metrics(&shown).await.map_err(std::io::Error::other)?)
         }
         _ => ("404 Not Found", "only GET /health and GET /metrics are here\n".to_owned()),
     };
@@ -76,7 +78,7 @@ async fn answer(mut stream: TcpStream, shown: Arc<Shown>) -> std::io::Result<()>
 }
 
 /// The Prometheus text format.
-fn metrics(shown: &Shown) -> String {
+async fn metrics(shown: &Shown) -> Result<String, StoreError> {
     let mut text = String::new();
     let counters = [
         ("oarlock_connections_total", "Connections taken.", &shown.ingest.connections),
@@ -90,14 +92,27 @@ fn metrics(shown: &Shown) -> String {
         let value = counter.load(Ordering::Relaxed);
         text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n"));
     }
-    let deliveries = shown.outbox.deliveries().unwrap_or_default();
+    if let Ok(free_mb) = free_mb(&shown.folder) {
+        let (name, help) = ("oarlock_disk_free_bytes", "Free on the disk of the data folder.");
+        let bytes = free_mb.saturating_mul(1_000_000);
+        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {bytes}\n"));
+    }
+    let deliveries = shown.store.delivery_counts().await?;
     for (name, help, state) in [
         ("oarlock_deliveries_pending", "Deliveries that still have to go.", DeliveryState::Pending),
         ("oarlock_deliveries_failed", "Deliveries given up.", DeliveryState::Failed),
+        ("oarlock_deliveries_held", "Deliveries held back.", DeliveryState::Held),
         ("oarlock_deliveries_delivered", "Deliveries that a peer took.", DeliveryState::Delivered),
     ] {
-        let value = deliveries.iter().filter(|d| d.state == state).count();
+        let value = deliveries.iter().find(|(known, _)| *known == state).map_or(0, |(_, n)| *n);
         text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"));
     }
-    text
+    text.push_str(
+        "# HELP oarlock_jobs Versions of series by the state of their job.\n# TYPE oarlock_jobs gauge\n",
+    );
+    for (state, n) in shown.store.job_counts().await? {
+        let state: JobState = state;
+        text.push_str(&format!("oarlock_jobs{{state=\"{}\"}} {n}\n", state.word()));
+    }
+    Ok(text)
 }

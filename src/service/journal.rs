@@ -1,20 +1,10 @@
-//! What became of each version of a series, on disk: one JSON per series.
+//! What became of each organ, and the records that earlier versions of this program kept as files.
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-
-use crate::pipeline::delivery::{OutboxError, replace};
-use crate::pipeline::series::CompleteSeries;
-use crate::vocabulary::dicom::SeriesInstanceUid;
-
-/// The folder of records.
-#[derive(Debug)]
-pub(super) struct Journal {
-    folder: PathBuf,
-}
 
 /// What became of an organ of a contoured series.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,80 +25,37 @@ pub struct OrganRecord {
     pub findings: Vec<String>,
 }
 
-/// What became of a version.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Record {
-    /// Series Instance UID.
-    pub(super) series_instance_uid: String,
-    /// Which version.
-    pub(super) version: u32,
-    /// Which instances it held; see [`CompleteSeries::fingerprint`].
-    pub(super) fingerprint: String,
-    /// How many.
-    pub(super) n_instances: usize,
-    /// What became of it.
-    pub(super) outcome: Outcome,
-    /// What became of each organ, where it was contoured.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) organs: Vec<OrganRecord>,
+/// A delivery as it stood in the JSON of an outbox without a database.
+#[derive(Debug, Deserialize)]
+struct OldDelivery {
+    key: String,
+    destination: String,
+    state: String,
 }
 
-/// What became of a version.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Outcome {
-    /// The structure set is in the outbox and under results.
-    Contoured,
-    /// The series is the cause.
-    Refused(String),
-    /// The machine was the cause; tried again at the next start.
-    Failed(String),
-}
-
-impl Record {
-    pub(super) fn of(series: &CompleteSeries, outcome: Outcome, organs: Vec<OrganRecord>) -> Self {
-        Self {
-            series_instance_uid: series.series_instance_uid.to_string(),
-            version: series.version,
-            fingerprint: series.fingerprint(),
-            n_instances: series.instances.len(),
-            outcome,
-            organs,
+/// Takes over the outbox of a version without a database: what was delivered is noted on disk as the new one does, so
+/// that it does not go twice. What was pending goes again when its series is replayed. The JSON files are moved away.
+pub(super) fn take_over_outbox(
+    outbox: &Path,
+    mut delivered: impl FnMut(&str, &str) -> io::Result<()>,
+) -> io::Result<usize> {
+    let aside = outbox.join("before-the-database");
+    let mut n = 0;
+    for entry in fs::read_dir(outbox)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
         }
-    }
-
-    /// Whether nothing more is to be done about this version.
-    pub(super) fn is_final(&self) -> bool {
-        !matches!(self.outcome, Outcome::Failed(_))
-    }
-}
-
-impl Journal {
-    pub(super) fn open(folder: &Path) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
-        Ok(Self { folder: folder.to_owned() })
-    }
-
-    pub(super) fn write(&self, record: &Record) -> Result<(), OutboxError> {
-        let path = self.path(&record.series_instance_uid);
-        let bytes = serde_json::to_vec_pretty(record)
-            .map_err(|source| OutboxError::Record { path: path.clone(), source })?;
-        replace(&path, &bytes)
-    }
-
-    /// What is known of a series; a record that cannot be read counts as none, so the series is contoured again.
-    pub(super) fn read(&self, series: &SeriesInstanceUid) -> Option<Record> {
-        let path = self.path(series.as_str());
-        let bytes = fs::read(&path).ok()?;
-        let record = serde_json::from_slice(&bytes);
-        if let Err(error) = &record {
-            tracing::error!(path = %path.display(), %error, "a job record cannot be read; the series is done again");
+        match fs::read(&path).map(|bytes| serde_json::from_slice::<OldDelivery>(&bytes))? {
+            Ok(old) if old.state == "delivered" => delivered(&old.key, &old.destination)?,
+            Ok(_goes_again) => {}
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "no record of a delivery; put aside")
+            }
         }
-        record.ok()
+        fs::create_dir_all(&aside)?;
+        fs::rename(&path, aside.join(path.file_name().unwrap_or_default()))?;
+        n += 1;
     }
-
-    /// The name is a checked UID.
-    fn path(&self, series: &str) -> PathBuf {
-        self.folder.join(series).with_added_extension("json")
-    }
+    Ok(n)
 }

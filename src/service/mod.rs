@@ -1,15 +1,23 @@
 //! What keeps the pipeline running: it wires the rooms, and ends them in order.
 //!
 //! Under the data folder: `incoming`, `instances` and `quarantine` (see `pipeline::ingest`), `results` (structure
-//! sets), `jobs` (what became of each series), `outbox` (what still has to go), `lock` (one service at a time).
+//! sets), `outbox` (objects that still have to go), `oarlock.sqlite3` (series, jobs, deliveries, history; see
+//! [`store`]), `lock` (one service at a time).
+//!
+//! What is on disk is the truth about what was received and made; the database is the truth about what is to be done
+//! with it. At the start the two are compared, and what the database does not know is gathered again.
 
 pub mod failure;
+mod gather;
 mod http;
 mod journal;
 pub mod mint;
+mod outbox;
+pub mod quarantine;
+pub mod queue;
+pub mod store;
 mod worker;
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
@@ -20,30 +28,30 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 pub use failure::{ContourFailure, Remedy};
 pub use journal::OrganRecord;
+pub use outbox::{AddError, Outbox};
 pub use worker::{Contourer, Formatted, MadeStructureSet};
 
-use crate::pipeline::delivery::{Destination, Notices, Outbox, OutboxError, RetryPolicy, ScuTimeouts};
+use crate::pipeline::delivery::{Notices, OutboxError, OutboxFolder, RetryPolicy, ScuTimeouts};
 use crate::pipeline::ingest::{
     Caller, Callers, Listener, ListenerOptions, Spool, SpoolError, SpoolLimits, StorageClasses,
     StoredInstance,
 };
 use crate::pipeline::rtstruct::Format;
-use crate::pipeline::series::{CompleteSeries, Gathering};
+use crate::pipeline::series::Patience;
 use crate::settings::service::{CalledAeTitle, DestinationSettings, ServiceSettings, StorageClass, seconds};
+use crate::settings::{SettingsError, load_rules};
+use gather::Gatherer;
 use http::Shown;
-use journal::Journal;
+use queue::{Now, Queue};
+use store::{Place, Store, StoreError};
 use worker::{Outlet, WorkCounters, Worker};
 
 /// Instances between the associations and the gathering.
 const ARRIVALS: usize = 1_024;
-
-/// SOP classes that become a series to contour: CT Image, Enhanced CT, Legacy Converted Enhanced CT.
-const CT_CLASSES: [&str; 3] =
-    ["1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"];
 
 /// Why the service does not start.
 #[derive(Debug, thiserror::Error)]
@@ -63,12 +71,21 @@ pub enum ServiceError {
         /// Which.
         folder: PathBuf,
     },
+    /// The rules of selection.
+    #[error("the rules cannot be used")]
+    Rules(#[source] SettingsError),
     /// The received instances.
     #[error("the received instances cannot be read back")]
     Spool(#[source] SpoolError),
     /// The outbox.
     #[error("the outbox cannot be opened")]
     Outbox(#[source] OutboxError),
+    /// What an earlier process left in the outbox.
+    #[error("the outbox cannot be taken over from the earlier run")]
+    Settle(#[source] AddError),
+    /// The database.
+    #[error("the database cannot be used")]
+    Store(#[source] StoreError),
     /// The port.
     #[error("{address} cannot be listened on: is something else there already, or is the port below 1024?")]
     Bind {
@@ -93,6 +110,7 @@ pub struct Service {
     runtime: Runtime,
     listener: tokio::task::JoinHandle<()>,
     threads: Vec<JoinHandle<()>>,
+    store: Arc<Store>,
     _lock: File,
 }
 
@@ -119,6 +137,7 @@ impl Service {
     /// # Errors
     /// [`ServiceError`] when it cannot start.
     pub fn start(settings: &ServiceSettings, contourer: Option<Contourer>) -> Result<Self, ServiceError> {
+        let rules = load_rules(settings).map_err(ServiceError::Rules)?;
         let folder = settings.data_folder();
         let lock = lock(&folder)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -127,47 +146,72 @@ impl Service {
             .build()
             .map_err(ServiceError::Threads)?;
         let (stop, stopped) = watch::channel(false);
+        let node = format!("{}-{}", std::process::id(), uuid::Uuid::new_v4().simple());
+        let place = Place::File(folder.join(store::FILE_NAME));
+        let store = Arc::new(runtime.block_on(Store::open(&place)).map_err(ServiceError::Store)?);
         let (spool, stored) = Spool::open(&folder, spool_limits(settings)).map_err(ServiceError::Spool)?;
+        let spool = Arc::new(spool);
         let webhooks = settings.notifications.webhooks.clone();
         let told = Notices::start(webhooks, settings.ae_title.to_string(), scu_timeouts(settings));
         let (notices, telling) = told.map_err(ServiceError::Threads)?;
-        let outbox = outbox(settings, &folder, notices.clone())?;
-        let journal = Journal::open(&folder.join("jobs"));
-        let journal = journal.map_err(|source| ServiceError::Folder { folder: folder.clone(), source })?;
-        let gathering = replay(stored, &journal, seconds(settings.series.quiet_time_s));
+        let outbox = outbox(settings, (&folder, &node), &store, notices.clone())?;
+        runtime.block_on(resume(&store, &outbox, &node))?;
         let (arrivals, arrived) = mpsc::channel(ARRIVALS);
-        let bound = runtime.block_on(bind(settings, Arc::new(spool), arrivals))?;
+        let bound = runtime.block_on(bind(settings, Arc::clone(&spool), arrivals))?;
 
         let work = Arc::new(WorkCounters::default());
         let mut threads: Vec<_> = telling.into_iter().collect();
         for destination in &settings.destinations {
-            threads.push(delivery_thread(&outbox, destination.to.clone(), stopped.clone())?);
+            let (outbox, destination, stop) = (Arc::clone(&outbox), destination.to.clone(), stopped.clone());
+            let handle = runtime.handle().clone();
+            threads.push(thread("delivery", move || handle.block_on(outbox.run(destination, stop)))?);
         }
-        let (queue, queued) = mpsc::channel(settings.network.queue_length);
         if let Some(contourer) = contourer {
+            let wake = Arc::new(Notify::new());
+            let gatherer = Gatherer {
+                store: Arc::clone(&store),
+                spool: Arc::clone(&spool),
+                results: folder.join("results"),
+                patience: patience(settings),
+                rules: rules.map(Arc::new),
+                ask: settings.series.ask.iter().map(|ask| (ask.ae_title.clone(), ask.peer.clone())).collect(),
+                ae_title: settings.ae_title.clone(),
+                timeouts: scu_timeouts(settings),
+                wake: Arc::clone(&wake),
+            };
+            let gathering = runtime.block_on(gatherer.replay(stored)).map_err(ServiceError::Store)?;
             let worker = Worker {
                 contourer,
-                outbox: Arc::clone(&outbox),
+                store: Arc::clone(&store),
+                spool,
+                outbox,
                 outlets: outlets(settings),
-                journal: Arc::new(journal),
                 notices,
-                results: folder.join("results"),
+                folder,
                 counters: Arc::clone(&work),
+                node,
+                wake,
+                runtime: runtime.handle().clone(),
             };
-            let (stopped, handle) = (stopped.clone(), runtime.handle().clone());
-            threads.push(thread("contouring", move || worker.run(queued, &stopped, &handle))?);
-            runtime.spawn(gather(gathering, arrived, queue));
+            let stopped = stopped.clone();
+            threads.push(thread("contouring", move || worker.run(&stopped))?);
+            runtime.spawn(gatherer.run(gathering, arrived));
         } else {
             runtime.spawn(forget(arrived));
         }
-        let shown = Arc::new(Shown { ingest: bound.listener.counters(), work, outbox });
+        let shown = Arc::new(Shown {
+            ingest: bound.listener.counters(),
+            work,
+            store: Arc::clone(&store),
+            folder: settings.data_folder(),
+        });
         if let Some(socket) = bound.http {
             runtime.spawn(http::serve(socket, shown, stopped.clone()));
         }
         let listener = runtime.spawn(bound.listener.serve(stopped));
         let grace = seconds(settings.stop_grace_s);
         let (address, http) = (bound.address, bound.http_address);
-        Ok(Self { address, http, stop, grace, runtime, listener, threads, _lock: lock })
+        Ok(Self { address, http, stop, grace, runtime, listener, threads, store, _lock: lock })
     }
 
     /// Where it listens for DICOM: with the port that was chosen.
@@ -204,6 +248,11 @@ impl Service {
             } else if thread.join().is_err() {
                 tracing::error!("a thread ended by a fault of ours; please report this");
             }
+        }
+        let closing =
+            async { tokio::time::timeout(Duration::from_secs(2), self.store.close()).await.is_ok() };
+        if !self.runtime.block_on(closing) {
+            tracing::warn!("the database was still in use; nothing is lost");
         }
         self.runtime.shutdown_timeout(Duration::from_secs(1));
     }
@@ -249,7 +298,12 @@ fn lock(folder: &Path) -> Result<File, ServiceError> {
 
 fn spool_limits(settings: &ServiceSettings) -> SpoolLimits {
     let max_bytes = u64::try_from(max_instance_bytes(settings)).unwrap_or(u64::MAX);
-    SpoolLimits { min_free_mb: settings.listen.min_free_mb, max_inflated_bytes: max_bytes }
+    let min_free_mb = settings.listen.min_free_mb;
+    SpoolLimits {
+        min_free_mb,
+        new_series_free_mb: settings.listen.new_series_free_mb.unwrap_or(min_free_mb.saturating_mul(2)),
+        max_inflated_bytes: max_bytes,
+    }
 }
 
 fn max_instance_bytes(settings: &ServiceSettings) -> usize {
@@ -277,89 +331,22 @@ fn listener_options(settings: &ServiceSettings) -> ListenerOptions {
     }
 }
 
-fn outbox(settings: &ServiceSettings, folder: &Path, notices: Notices) -> Result<Arc<Outbox>, ServiceError> {
+fn outbox(
+    settings: &ServiceSettings,
+    (folder, node): (&Path, &str),
+    store: &Arc<Store>,
+    notices: Notices,
+) -> Result<Arc<Outbox>, ServiceError> {
     let delivery = &settings.delivery;
     let policy = RetryPolicy {
         first: seconds(delivery.first_retry_s),
         longest: seconds(delivery.longest_retry_s),
         give_up_after: seconds(delivery.give_up_after_h * 3_600.0),
     };
-    let timeouts = scu_timeouts(settings);
-    let outbox = Outbox::open(&folder.join("outbox"), settings.ae_title.clone(), policy, timeouts, notices);
-    Ok(Arc::new(outbox.map_err(ServiceError::Outbox)?))
-}
-
-/// How long peers may take, by the settings.
-#[must_use]
-pub fn scu_timeouts(settings: &ServiceSettings) -> ScuTimeouts {
-    let delivery = &settings.delivery;
-    ScuTimeouts { connect: seconds(delivery.connect_timeout_s), answer: seconds(delivery.answer_timeout_s) }
-}
-
-/// What is on disk: finished series wait for late instances, all others run through their quiet time again.
-fn replay(stored: Vec<StoredInstance>, journal: &Journal, quiet_time: Duration) -> Gathering {
-    let mut gathering = Gathering::new(quiet_time);
-    let mut series = BTreeMap::<_, Vec<StoredInstance>>::new();
-    for instance in stored.into_iter().filter(is_ct) {
-        series.entry(instance.series_instance_uid.clone()).or_default().push(instance);
-    }
-    for (uid, mut instances) in series {
-        instances.sort_by(|a, b| a.sop_instance_uid.cmp(&b.sop_instance_uid));
-        let record = journal.read(&uid);
-        let version = record.as_ref().map_or(0, |r| r.version);
-        let complete = CompleteSeries { series_instance_uid: uid, version, instances };
-        match record {
-            Some(record) if record.is_final() && record.fingerprint == complete.fingerprint() => {
-                gathering.restore(complete);
-            }
-            // A failed version is done again under its own number.
-            Some(record) if record.fingerprint == complete.fingerprint() => {
-                gathering.restore_growing(version.saturating_sub(1), complete.instances, Instant::now());
-            }
-            _ => gathering.restore_growing(version, complete.instances, Instant::now()),
-        }
-    }
-    gathering
-}
-
-fn is_ct(instance: &StoredInstance) -> bool {
-    CT_CLASSES.contains(&instance.sop_class_uid.as_str())
-}
-
-/// Gathers series and hands them to the worker as its queue has room; what has none waits on disk.
-async fn gather(
-    mut gathering: Gathering,
-    mut arrived: mpsc::Receiver<StoredInstance>,
-    queue: mpsc::Sender<CompleteSeries>,
-) {
-    loop {
-        while let Ok(place) = queue.try_reserve() {
-            match gathering.take_complete(Instant::now()) {
-                Some(series) => {
-                    let (uid, n_instances) = (&series.series_instance_uid, series.instances.len());
-                    tracing::info!(series = %uid, version = series.version, n_instances, "series complete");
-                    place.send(series);
-                }
-                None => break,
-            }
-        }
-        // With a full queue something may be overdue; then look again in a moment.
-        let soon = Instant::now() + Duration::from_millis(20);
-        let wake = gathering.next_complete().map_or(soon + Duration::from_secs(3_600), |next| next.max(soon));
-        tokio::select! {
-            instance = arrived.recv() => match instance {
-                Some(instance) if is_ct(&instance) => gathering.receive(instance, Instant::now()),
-                Some(_kept_only) => {}
-                None => return,
-            },
-            () = tokio::time::sleep_until(wake.into()) => {}
-        }
-    }
-}
-
-/// Without a contourer nothing is gathered; the instances are on disk.
-async fn forget(mut arrived: mpsc::Receiver<StoredInstance>) {
-    while arrived.recv().await.is_some() {}
+    let objects = OutboxFolder::open(&folder.join("outbox")).map_err(ServiceError::Outbox)?;
+    take_over(folder, &objects)?;
+    let (calling, timeouts) = (settings.ae_title.clone(), scu_timeouts(settings));
+    Ok(Arc::new(Outbox::new(Arc::clone(store), objects, calling, policy, timeouts, node.to_owned(), notices)))
 }
 
 fn outlets(settings: &ServiceSettings) -> Vec<Outlet> {
@@ -370,15 +357,61 @@ fn outlets(settings: &ServiceSettings) -> Vec<Outlet> {
     settings.destinations.iter().map(outlet).collect()
 }
 
-fn delivery_thread(
-    outbox: &Arc<Outbox>,
-    destination: Destination,
-    stop: watch::Receiver<bool>,
-) -> Result<JoinHandle<()>, ServiceError> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServiceError::Threads)?;
-    let outbox = Arc::clone(outbox);
-    thread("delivery", move || runtime.block_on(outbox.run(destination, stop)))
+/// What a version without a database delivered is noted as the new one does; the rest of its records is replayed from
+/// instances and results.
+fn take_over(folder: &Path, objects: &OutboxFolder) -> Result<(), ServiceError> {
+    let adopt = |key: &str, destination: &str| {
+        // SERIES vN FINGERPRINT
+        let parts: Vec<&str> = key.split(' ').collect();
+        let [series, version, fingerprint] = parts[..] else { return Ok(()) };
+        let name = format!("{version}-{}.dcm", fingerprint.get(..16).unwrap_or_default());
+        let result = folder.join("results").join(series).join(name);
+        objects.adopt_delivered(key, destination, &result).map_err(io::Error::other)
+    };
+    let failed = |source| ServiceError::Folder { folder: folder.to_owned(), source };
+    let n = journal::take_over_outbox(&folder.join("outbox"), adopt).map_err(failed)?;
+    if n > 0 {
+        tracing::info!(n_deliveries = n, "records of a version without a database were taken over");
+    }
+    Ok(())
+}
+
+/// What the earlier process of this folder left: its leases, and what it delivered last.
+async fn resume(store: &Store, outbox: &Outbox, node: &str) -> Result<(), ServiceError> {
+    let (queue, now) = (Queue::new(store, node, worker::LEASE), store::now_ms());
+    let released = queue.release_all(now).await.map_err(ServiceError::Store)?;
+    let retried = queue.retry_failed(now).await.map_err(ServiceError::Store)?;
+    if released + retried > 0 {
+        tracing::info!(in_work = released, failed = retried, "jobs of the earlier run are done again");
+    }
+    store.release_deliveries().await.map_err(ServiceError::Store)?;
+    outbox.settle_delivered().await.map_err(ServiceError::Settle)
+}
+
+fn patience(settings: &ServiceSettings) -> Patience {
+    Patience {
+        quiet: seconds(settings.series.quiet_time_s),
+        incomplete: seconds(settings.series.incomplete_wait_s),
+        answer: seconds(settings.delivery.connect_timeout_s + settings.delivery.answer_timeout_s),
+    }
+}
+
+/// The time, and where it is in the local day (UTC where the system does not know its zone).
+fn clock() -> Now {
+    let local = mint::Mint::from_world().now();
+    Now { ms: store::now_ms(), minute_of_day: u16::from(local.hour()) * 60 + u16::from(local.minute()) }
+}
+
+/// How long peers may take, by the settings.
+#[must_use]
+pub fn scu_timeouts(settings: &ServiceSettings) -> ScuTimeouts {
+    let delivery = &settings.delivery;
+    ScuTimeouts { connect: seconds(delivery.connect_timeout_s), answer: seconds(delivery.answer_timeout_s) }
+}
+
+/// Without a contourer nothing is gathered; the instances are on disk.
+async fn forget(mut arrived: mpsc::Receiver<StoredInstance>) {
+    while arrived.recv().await.is_some() {}
 }
 
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, ServiceError> {

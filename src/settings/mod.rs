@@ -8,6 +8,7 @@ mod formats;
 mod manifest;
 mod notifications;
 mod organs;
+mod rules;
 pub mod service;
 mod synthetic;
 mod templates;
@@ -23,9 +24,10 @@ pub use doubt::{calibration_of_text, text_of_calibration};
 pub use manifest::{DoorEntry, GraphEntry, Manifest, ModelEntry};
 pub(crate) use organs::plain;
 pub use organs::{OrganEntry, StructureTemplate};
+pub use rules::{InvalidRule, load_rules};
 pub use service::ServiceSettings;
 pub use synthetic::Synthetic;
-pub use templates::{USUAL_TEMPLATE, structure_plan};
+pub use templates::{Template, USUAL_TEMPLATE, is_shipped};
 pub use train::{
     Augment, DatasetSource, Heads, NormStatistics, Optimizer, Precision, Rhythm, Sources, TrainRecipe,
 };
@@ -83,6 +85,15 @@ pub enum SettingsError {
         /// What is wrong.
         #[source]
         source: Box<CalibrationError>,
+    },
+    /// A rule that cannot be.
+    #[error("the rules in {path} cannot be used")]
+    Rule {
+        /// Which file.
+        path: PathBuf,
+        /// Which rule, and why.
+        #[source]
+        source: Box<InvalidRule>,
     },
     /// A value that is not allowed.
     #[error("{path}: {key} is {found}, allowed: {allowed}")]

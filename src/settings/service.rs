@@ -13,7 +13,7 @@ pub use super::destinations::DestinationSettings;
 pub use super::notifications::NotificationSettings;
 use crate::pipeline::anatomy::AnatomySettings;
 use crate::pipeline::rtstruct::{Format, NotFound};
-use crate::vocabulary::dicom::AeTitle;
+use crate::vocabulary::dicom::{AeTitle, Peer};
 
 /// Settings of `oarlock serve`, checked.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -32,6 +32,8 @@ pub struct ServiceSettings {
     pub listen: ListenSettings,
     /// When a series is complete.
     pub series: SeriesSettings,
+    /// File of the rules that select series; `None` takes all. A relative path is beside the settings' file.
+    pub rules: Option<PathBuf>,
     /// The network.
     pub network: NetworkSettings,
     /// What is held against the organs that it finds.
@@ -67,6 +69,8 @@ pub struct ListenSettings {
     pub max_instance_mb: usize,
     /// What must stay free on the disk, MB (10^6 bytes).
     pub min_free_mb: u64,
+    /// What must be free for a series to begin, MB (10^6 bytes); `None` is twice `min_free_mb`.
+    pub new_series_free_mb: Option<u64>,
     /// For a whole PDU to come or to go, s.
     pub idle_timeout_s: f64,
 }
@@ -108,6 +112,22 @@ pub enum StorageClass {
 pub struct SeriesSettings {
     /// Nothing new for this long, s.
     pub quiet_time_s: f64,
+    /// The same where something is known to be missing, s; never less than the quiet time.
+    pub incomplete_wait_s: f64,
+    /// Archives that are asked how many instances a series has.
+    pub ask: Vec<AskSettings>,
+}
+
+/// An archive that is asked about the series of a sender.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskSettings {
+    /// AE title of the sender.
+    #[serde(deserialize_with = "ae_title")]
+    pub ae_title: AeTitle,
+    /// `AET@HOST:PORT` of the archive.
+    #[serde(deserialize_with = "peer")]
+    pub peer: Peer,
 }
 
 /// The network.
@@ -116,8 +136,6 @@ pub struct SeriesSettings {
 pub struct NetworkSettings {
     /// Name of the model.
     pub model: String,
-    /// Series that may wait for the network; more wait on disk.
-    pub queue_length: usize,
 }
 
 /// What structure sets look like.
@@ -155,6 +173,7 @@ impl Default for ServiceSettings {
             stop_grace_s: 30.0,
             listen: ListenSettings::default(),
             series: SeriesSettings::default(),
+            rules: None,
             network: NetworkSettings::default(),
             anatomy: AnatomySettings::default(),
             structure_set: StructureSetSettings::default(),
@@ -179,6 +198,7 @@ impl Default for ListenSettings {
             max_associations: 32,
             max_instance_mb: 1_024,
             min_free_mb: 2_000,
+            new_series_free_mb: None,
             idle_timeout_s: 60.0,
         }
     }
@@ -192,13 +212,13 @@ impl Default for StructureSetSettings {
 
 impl Default for SeriesSettings {
     fn default() -> Self {
-        Self { quiet_time_s: 30.0 }
+        Self { quiet_time_s: 30.0, incomplete_wait_s: 300.0, ask: Vec::new() }
     }
 }
 
 impl Default for NetworkSettings {
     fn default() -> Self {
-        Self { model: "starter".to_owned(), queue_length: 16 }
+        Self { model: "starter".to_owned() }
     }
 }
 
@@ -252,8 +272,10 @@ impl ServiceSettings {
     pub fn load(path: &Path) -> Result<Self, SettingsError> {
         let read = |source| SettingsError::Read { path: path.to_owned(), source };
         let text = std::fs::read_to_string(path).map_err(read)?;
-        let settings: Self = serde_yaml::from_str(&text)
+        let mut settings: Self = serde_yaml::from_str(&text)
             .map_err(|source| SettingsError::Yaml { path: path.to_owned(), source })?;
+        let beside = path.parent().unwrap_or(Path::new(""));
+        settings.rules = settings.rules.map(|rules| beside.join(rules));
         settings.check(path)?;
         Ok(settings)
     }
@@ -270,6 +292,7 @@ impl ServiceSettings {
             ("stop_grace_s", self.stop_grace_s),
             ("listen.idle_timeout_s", self.listen.idle_timeout_s),
             ("series.quiet_time_s", self.series.quiet_time_s),
+            ("series.incomplete_wait_s", self.series.incomplete_wait_s),
             ("delivery.connect_timeout_s", self.delivery.connect_timeout_s),
             ("delivery.answer_timeout_s", self.delivery.answer_timeout_s),
             ("delivery.first_retry_s", self.delivery.first_retry_s),
@@ -287,9 +310,6 @@ impl ServiceSettings {
         }
         if !(1..=4_096).contains(&listen.max_instance_mb) {
             return value("listen.max_instance_mb", &listen.max_instance_mb, "1 to 4096");
-        }
-        if !(1..=10_000).contains(&self.network.queue_length) {
-            return value("network.queue_length", &self.network.queue_length, "1 to 10000");
         }
         if let Some(name) = super::destinations::repeated_name(&self.destinations) {
             return value("destinations", &name, "each name (or peer) once");
@@ -338,6 +358,10 @@ fn ae_title<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AeTitle, D::Er
     parsed("ae_title", &String::deserialize(deserializer)?)
 }
 
+fn peer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Peer, D::Error> {
+    parsed("peer", &String::deserialize(deserializer)?)
+}
+
 fn storage_classes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<StorageClass>, D::Error> {
     Vec::<String>::deserialize(deserializer)?.iter().map(|text| parsed("storage_classes", text)).collect()
 }
@@ -371,7 +395,7 @@ mod tests {
         assert_eq!(full.destinations[0].to.to_string(), "ECLIPSE@10.0.0.5:104");
         assert_eq!(full.destinations.len(), 4);
         assert_eq!(full.listen.callers.len(), 2);
-        assert!(full.http.is_some() && full.data_dir.is_some());
+        assert!(full.http.is_some() && full.data_dir.is_some() && full.rules.is_some());
     }
 
     #[test]

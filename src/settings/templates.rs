@@ -87,15 +87,41 @@ fn yes() -> bool {
     true
 }
 
-/// Reads a template: a shipped one by name, else a file. Organs get color and codes, and names where the template gives
-/// none, from `organs`.
-///
-/// # Errors
-/// [`SettingsError`], with the structure that is wrong and what is allowed.
-pub fn structure_plan(
-    name_or_file: &str,
-    organs: &StructureTemplate,
-) -> Result<StructurePlan, SettingsError> {
+/// A template, and the dictionary of organs that it goes by.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Template {
+    /// Names, colors, codes and synonyms of the organs.
+    pub organs: StructureTemplate,
+    /// Which structures a set holds.
+    pub plan: StructurePlan,
+    /// Whether it is a dictionary alone, with which every organ is written.
+    pub is_dictionary: bool,
+}
+
+impl Template {
+    /// A shipped template by name, else a file: a template, or a dictionary of organs like `config/organs.yaml`.
+    ///
+    /// # Errors
+    /// [`SettingsError`], with the structure that is wrong and what is allowed.
+    pub fn load(name_or_file: &str) -> Result<Self, SettingsError> {
+        let path = Path::new(name_or_file);
+        let is_dictionary = !is_shipped(name_or_file)
+            && std::fs::read_to_string(path)
+                .is_ok_and(|text| text.lines().any(|line| line.trim_end() == "organs:"));
+        let organs = if is_dictionary { StructureTemplate::read(path)? } else { StructureTemplate::shipped()? };
+        let plan = structure_plan(if is_dictionary { USUAL_TEMPLATE } else { name_or_file }, &organs)?;
+        Ok(Self { organs, plan, is_dictionary })
+    }
+}
+
+/// Whether a template goes by this name without a file.
+#[must_use]
+pub fn is_shipped(name: &str) -> bool {
+    SHIPPED.iter().any(|(shipped, _)| *shipped == name)
+}
+
+/// A plan, whose organs get color and codes, and names where it gives none, from `organs`.
+fn structure_plan(name_or_file: &str, organs: &StructureTemplate) -> Result<StructurePlan, SettingsError> {
     if let Some((_, yaml)) = SHIPPED.iter().find(|(name, _)| *name == name_or_file) {
         return parse(yaml, Path::new(name_or_file), organs);
     }

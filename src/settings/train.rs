@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::{SettingsError, Synthetic};
 
@@ -16,9 +16,10 @@ pub struct TrainRecipe {
     pub preset: String,
     /// Seed of weights and of every random draw.
     pub seed: u64,
-    /// Weights that a fresh run begins with, instead of drawn ones: a checkpoint, a folder with a model, or a model's name.
-    #[serde(default)]
-    pub start_from: Option<PathBuf>,
+    /// Weights that a fresh run begins with, instead of drawn ones: a checkpoint, a folder with a model, or a model's name;
+    /// of several the mean.
+    #[serde(default, deserialize_with = "one_or_several")]
+    pub start_from: Vec<PathBuf>,
     /// By which statistics the trunk's norms work.
     #[serde(default)]
     pub norms: NormStatistics,
@@ -38,7 +39,7 @@ pub struct TrainRecipe {
     /// What synthetic patients are varied by; all of it unless said otherwise.
     #[serde(default)]
     pub synthetic: Synthetic,
-    /// Steps of the run.
+    /// Steps of the run; none measures and stores what it starts from.
     pub steps: u64,
     /// Stop after this long, with a checkpoint.
     #[serde(default)]
@@ -183,6 +184,9 @@ pub struct Heads {
     pub mask_boxes: usize,
     /// A mask box with more voxels is left out (bounds time and memory of a step).
     pub largest_mask_box: usize,
+    /// What graphs of the mask head may hold that wait for the next box of their shape, MB (10^6 bytes).
+    #[serde(default = "kept_mb")]
+    pub kept_mb: u64,
 }
 
 /// How often to write and to measure.
@@ -197,6 +201,25 @@ pub struct Rhythm {
     pub validation_from_step: u64,
     /// Steps between lines of the log.
     pub log_steps: u64,
+}
+
+fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a path or a list of paths")]
+    enum Paths {
+        None(()),
+        One(PathBuf),
+        Several(Vec<PathBuf>),
+    }
+    Ok(match Paths::deserialize(deserializer)? {
+        Paths::None(()) => Vec::new(),
+        Paths::One(path) => vec![path],
+        Paths::Several(paths) => paths,
+    })
+}
+
+fn kept_mb() -> u64 {
+    1_000
 }
 
 fn always() -> f64 {
@@ -244,8 +267,10 @@ impl TrainRecipe {
         if let Some((key, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
             return Some((key, "0".into(), "at least 1"));
         }
+        if self.steps == 0 && self.start_from.is_empty() {
+            return Some(("steps", "0".into(), "at least 1 without start_from"));
+        }
         let steps = [
-            ("steps", self.steps),
             ("rhythm.checkpoint_steps", self.rhythm.checkpoint_steps),
             ("rhythm.validation_steps", self.rhythm.validation_steps),
             ("rhythm.log_steps", self.rhythm.log_steps),

@@ -142,6 +142,22 @@ struct Bench {
 
 type Outputs = BTreeMap<String, Vec<f32>>;
 
+/// The largest difference over the largest magnitude of its output, and which output; infinite for what is no number.
+fn furthest(wanted: &Outputs, found: &Outputs) -> (f64, String) {
+    let largest =
+        |values: &[f32]| values.iter().fold(0.0_f64, |most, value| most.max(f64::from(value.abs())));
+    let mut worst = (0.0, String::new());
+    for (output, wanted) in wanted {
+        let apart: Vec<f32> = wanted.iter().zip(&found[output]).map(|(a, b)| a - b).collect();
+        let broken = apart.iter().any(|value| value.is_nan());
+        let relative = if broken { f64::INFINITY } else { largest(&apart) / largest(wanted).max(1e-20) };
+        if relative > worst.0 {
+            worst = (relative, output.clone());
+        }
+    }
+    worst
+}
+
 impl Bench {
     fn run(
         &self,
@@ -166,19 +182,7 @@ impl Bench {
     ) -> Result<Value, Failure> {
         let wanted = self.run(plain, &self.host, inputs)?;
         let found = self.run(on_device, &self.device, inputs)?;
-        let largest =
-            |values: &[f32]| values.iter().fold(0.0_f64, |most, value| most.max(f64::from(value.abs())));
-        let mut worst = (0.0, String::new());
-        for (output, wanted) in &wanted {
-            let apart: Vec<f32> = wanted.iter().zip(&found[output]).map(|(a, b)| a - b).collect();
-            let relative = largest(&apart) / largest(wanted).max(1e-20);
-            if relative.is_nan() || relative > worst.0 || apart.iter().any(|value| value.is_nan()) {
-                worst = (
-                    if apart.iter().any(|value| value.is_nan()) { f64::INFINITY } else { relative },
-                    output.clone(),
-                );
-            }
-        }
+        let worst = furthest(&wanted, &found);
         if worst.0 > tolerance {
             failed.push(format!("{name}: {} is off by {:.3e}", worst.1, worst.0));
         }
@@ -236,6 +240,34 @@ impl Bench {
         Ok(json!({ "shipped_weights": shipped.is_some(), "parts": parts }))
     }
 
+    /// What a change of image and maps by one part in a million does to the same graph on the processor: the signs of values
+    /// near zero turn, and each turned one moves a gradient by a whole summand.
+    fn unrest(&self, graph: &[u8], inputs: &[(&str, Input<'_>)]) -> Result<f64, Failure> {
+        let wanted = self.run(graph, &self.host, inputs)?;
+        let changed: Vec<Option<Vec<f32>>> = inputs
+            .iter()
+            .map(|(name, input)| match input {
+                Input::F32(_, values) if ["image", "pooled", "f2", "f4", "f8"].contains(name) => Some(
+                    values
+                        .iter()
+                        .enumerate()
+                        .map(|(i, v)| v * if i % 2 == 0 { 1.000_001 } else { 0.999_999 })
+                        .collect(),
+                ),
+                _ => None,
+            })
+            .collect();
+        let inputs: Vec<_> = inputs
+            .iter()
+            .zip(&changed)
+            .map(|((name, input), changed)| match (input, changed) {
+                (Input::F32(sides, _), Some(values)) => (*name, Input::F32(sides, values)),
+                _ => (*name, *input),
+            })
+            .collect();
+        Ok(furthest(&wanted, &self.run(graph, &self.host, &inputs)?).0)
+    }
+
     fn training(&self, weights: &Weights, failed: &mut Vec<String>) -> Result<Value, Failure> {
         let preset = weights.preset();
         let (crop, rows, mask) = (self.sizes.crop, self.sizes.rows, self.sizes.mask);
@@ -250,7 +282,9 @@ impl Bench {
             inputs.extend(doors.inputs());
             let name = format!("{} {part}", preset.name);
             let both = [graph.bytes.as_slice(); 2];
-            let mut found = self.compare(&name, both, &inputs, TOLERANCE[1], failed)?;
+            let unrest = self.unrest(&graph.bytes, &inputs)?;
+            let mut found = self.compare(&name, both, &inputs, TOLERANCE[1].max(4.0 * unrest), failed)?;
+            found["processor_after_a_change_of_1e-6"] = json!(unrest);
             if !graph.trained.is_empty() {
                 found["mixed_gradient_difference"] = self.mixed(&name, &graph, &inputs, failed)?;
             }
@@ -259,8 +293,8 @@ impl Bench {
         Ok(json!(graphs))
     }
 
-    /// Gradients of mixed precision on the device beside those of full precision on the processor: length of the
-    /// difference over length.
+    /// Gradients of mixed precision, on the device and on the processor, beside those of full precision on the processor:
+    /// length of the difference over length. The device may be half as far off again as the processor is.
     fn mixed(
         &self,
         name: &str,
@@ -272,19 +306,23 @@ impl Bench {
         let wanted = self.run(&graph.bytes, &self.host, inputs)?;
         let mut scaled = inputs.to_vec();
         scaled.push((LOSS_SCALE, Input::F32(&[], &SCALE)));
-        let found = self.run(&mixed(&graph.bytes)?, &self.device, &scaled)?;
-        let (mut apart, mut length) = (0.0, 0.0);
-        for (output, wanted) in wanted.iter().filter(|(output, _)| output.starts_with("grad.")) {
-            for (a, b) in wanted.iter().zip(&found[output]) {
-                apart += (f64::from(*a) - f64::from(b / SCALE[0])).powi(2);
-                length += f64::from(*a).powi(2);
+        let rewritten = mixed(&graph.bytes)?;
+        let off = |options| -> Result<f64, Failure> {
+            let found = self.run(&rewritten, options, &scaled)?;
+            let (mut apart, mut length) = (0.0, 0.0);
+            for (output, wanted) in wanted.iter().filter(|(output, _)| output.starts_with("grad.")) {
+                for (a, b) in wanted.iter().zip(&found[output]) {
+                    apart += (f64::from(*a) - f64::from(b / SCALE[0])).powi(2);
+                    length += f64::from(*a).powi(2);
+                }
             }
+            Ok((apart / length).sqrt())
+        };
+        let (device, processor) = (off(&self.device)?, off(&self.host)?);
+        if device.is_nan() || device > MIXED_TOLERANCE.max(1.5 * processor) {
+            failed.push(format!("{name}: gradients of mixed precision are off by {device:.3e}"));
         }
-        let off = (apart / length).sqrt();
-        if off.is_nan() || off > MIXED_TOLERANCE {
-            failed.push(format!("{name}: gradients of mixed precision are off by {off:.3e}"));
-        }
-        Ok(json!(off))
+        Ok(json!({ "device": device, "processor": processor }))
     }
 
     /// Best of some rounds, seconds, transfers to and from the device included.

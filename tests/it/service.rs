@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use oarlock::pipeline::series::CompleteSeries;
+use oarlock::service::store::{Delivery, DeliveryState, JobDetail, JobState};
 use oarlock::service::{ContourFailure, Contourer, MadeStructureSet, OrganRecord, Service, ServiceError};
 use oarlock::settings::ServiceSettings;
 use oarlock::settings::service::DestinationSettings;
 use oarlock::vocabulary::dicom::Peer;
 
+use crate::support::stored;
 use crate::wire::{RTSTRUCT, Wire, ct, data_set, files, part10, service, wait_for};
 
 /// Writes a "structure set" whose UID says how many instances it saw and how often it was asked.
-fn contourer(calls: &Arc<AtomicUsize>) -> Option<Contourer> {
+pub(crate) fn contourer(calls: &Arc<AtomicUsize>) -> Option<Contourer> {
     let calls = Arc::clone(calls);
     Some(Box::new(move |series: &CompleteSeries| {
         let call = calls.fetch_add(1, Ordering::SeqCst) + 1;
@@ -34,7 +36,7 @@ fn contourer(calls: &Arc<AtomicUsize>) -> Option<Contourer> {
 }
 
 /// Waits little, and delivers to `destination`.
-fn quick(folder: &Path, contourer: Option<Contourer>, destination: SocketAddr) -> Service {
+pub(crate) fn quick(folder: &Path, contourer: Option<Contourer>, destination: SocketAddr) -> Service {
     service(folder, contourer, |s| {
         s.series.quiet_time_s = 0.3;
         s.delivery.first_retry_s = 0.05;
@@ -44,14 +46,14 @@ fn quick(folder: &Path, contourer: Option<Contourer>, destination: SocketAddr) -
     })
 }
 
-fn send(service: &Service, uids: &[&str]) {
+pub(crate) fn send(service: &Service, uids: &[&str]) {
     let mut wire = Wire::associated(service.address());
     for uid in uids {
         assert_eq!(wire.store(uid, &ct("1.2.50", uid)), 0);
     }
 }
 
-fn delivered(folder: &Path, n: usize) -> Vec<String> {
+pub(crate) fn delivered(folder: &Path, n: usize) -> Vec<String> {
     wait_for("delivery", || {
         let names: Vec<_> = files(&folder.join("instances"), "dcm")
             .iter()
@@ -59,6 +61,23 @@ fn delivered(folder: &Path, n: usize) -> Vec<String> {
             .collect();
         (names.len() == n).then_some(names)
     })
+}
+
+pub(crate) fn job(folder: &Path, series: &str) -> Option<JobDetail> {
+    stored(folder, async |store| store.job(series).await.unwrap())
+}
+
+fn deliveries(folder: &Path) -> Vec<Delivery> {
+    stored(folder, async |store| store.deliveries(None).await.unwrap())
+}
+
+/// Waits until every delivery of the folder is noted as delivered.
+pub(crate) fn all_delivered(folder: &Path, n: usize) {
+    wait_for("the record of the delivery", || {
+        let deliveries = deliveries(folder);
+        let done = deliveries.iter().filter(|d| d.state == DeliveryState::Delivered).count();
+        (done == n && deliveries.len() == n).then_some(())
+    });
 }
 
 #[test]
@@ -73,9 +92,17 @@ fn a_series_goes_in_and_a_structure_set_comes_out_and_late_instances_make_anothe
     send(&running, &["1.2.62"]);
     assert_eq!(delivered(theirs.path(), 2), ["1.2.80.2.1", "1.2.80.3.2"]);
     running.stop();
-    let job = std::fs::read(ours.path().join("jobs/1.2.50.json")).unwrap();
-    let job: serde_json::Value = serde_json::from_slice(&job).unwrap();
-    assert_eq!(job["organs"][0]["check"][0], "volume 21.50 cm3, usual 4 to 13", "{job}");
+    let job = job(ours.path(), "1.2.50").unwrap();
+    let states: Vec<_> =
+        job.versions.iter().map(|v| (v.job.version, v.job.state, v.job.n_instances)).collect();
+    assert_eq!(states, [(1, JobState::Contoured, 2), (2, JobState::Contoured, 3)]);
+    assert_eq!(job.versions[1].organs[0].check, ["volume 21.50 cm3, usual 4 to 13"]);
+    assert_eq!(job.calling_ae_title, "TEST");
+    let words: Vec<_> = job.history.iter().map(|h| format!("{} {}", h.subject, h.became)).collect();
+    assert_eq!(
+        words[..5],
+        ["series receiving", "jobs waiting", "series complete", "jobs working", "jobs contoured"]
+    );
     destination.stop();
     assert_eq!(calls.load(Ordering::SeqCst), 2, "the instance that came twice was no news");
 }
@@ -87,11 +114,10 @@ fn a_destination_that_is_down_gets_its_structure_set_when_it_is_up_even_after_a_
     let calls = Arc::default();
     let running = quick(ours.path(), contourer(&calls), address);
     send(&running, &["1.2.60"]);
-    let attempts = |n: u64| {
+    let attempts = |n: u32| {
         wait_for("attempts", || {
-            let record = files(&ours.path().join("outbox"), "json").pop()?;
-            let record: serde_json::Value = serde_json::from_slice(&std::fs::read(record).unwrap()).unwrap();
-            (record["attempts"].as_u64()? >= n && record["last_error"].is_string()).then_some(())
+            let delivery = deliveries(ours.path()).pop()?;
+            (delivery.attempts >= n && delivery.last_error.is_some()).then_some(())
         });
     };
     attempts(2);
@@ -100,12 +126,10 @@ fn a_destination_that_is_down_gets_its_structure_set_when_it_is_up_even_after_a_
     attempts(3);
     let destination = service(theirs.path(), None, |s| s.listen.port = address.port());
     assert_eq!(delivered(theirs.path(), 1), ["1.2.80.1.1"]);
-    wait_for("the record of the delivery", || {
-        let record = std::fs::read_to_string(files(&ours.path().join("outbox"), "json").pop()?).unwrap();
-        record.contains("\"delivered\"").then_some(())
-    });
-    wait_for("the end of what was delivered", || {
-        files(&ours.path().join("outbox"), "dcm").is_empty().then_some(())
+    all_delivered(ours.path(), 1);
+    wait_for("the move of what was delivered", || {
+        let moved = files(&ours.path().join("outbox/delivered"), "dcm").len() == 1;
+        (moved && files(&ours.path().join("outbox"), "dcm").len() == 1).then_some(())
     });
     running.stop();
     destination.stop();
@@ -138,9 +162,108 @@ fn a_series_that_is_refused_keeps_its_reason_and_stops_nothing() {
     });
     let running = quick(ours.path(), Some(picky), destination.address());
     send(&running, &["1.2.60"]);
-    let record = ours.path().join("jobs/1.2.50.json");
-    let text = wait_for("the record", || std::fs::read_to_string(&record).ok());
-    assert!(text.contains("refused") && text.contains("5.00 mm apart"), "{text}");
+    let refused = wait_for("the record", || {
+        let version = job(ours.path(), "1.2.50")?.versions.pop()?;
+        (version.job.state == JobState::Refused).then_some(version)
+    });
+    assert_eq!(refused.job.reason.as_deref(), Some("slices 3 and 5 lie 5.00 mm apart"));
+    let mut wire = Wire::associated(running.address());
+    assert_eq!(wire.store("1.2.70", &ct("1.2.55", "1.2.70")), 0);
+    assert_eq!(delivered(theirs.path(), 1), ["1.2.80.1.1"]);
+    running.stop();
+    destination.stop();
+}
+
+/// Nothing that was acknowledged is lost, and nothing goes twice, when the database is gone or older than the files.
+#[test]
+fn a_lost_or_older_database_is_made_good_from_the_files() {
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let destination = service(theirs.path(), None, |_| {});
+    let calls = Arc::default();
+    let start = || quick(ours.path(), contourer(&calls), destination.address());
+    let databases = || -> Vec<_> {
+        let names = ["oarlock.sqlite3", "oarlock.sqlite3-wal", "oarlock.sqlite3-shm"];
+        names.iter().map(|name| ours.path().join(name)).filter(|path| path.exists()).collect()
+    };
+    let running = start();
+    send(&running, &["1.2.60", "1.2.61"]);
+    assert_eq!(delivered(theirs.path(), 1), ["1.2.80.2.1"]);
+    all_delivered(ours.path(), 1);
+    running.stop();
+    let backup = std::fs::read(ours.path().join("oarlock.sqlite3")).unwrap();
+    let running = start();
+    send(&running, &["1.2.62"]);
+    assert_eq!(delivered(theirs.path(), 2), ["1.2.80.2.1", "1.2.80.3.2"]);
+    all_delivered(ours.path(), 2);
+    running.stop();
+    for database in [None, Some(backup)] {
+        databases().into_iter().for_each(|path| std::fs::remove_file(path).unwrap());
+        if let Some(bytes) = database {
+            std::fs::write(ours.path().join("oarlock.sqlite3"), bytes).unwrap();
+        }
+        let running = start();
+        wait_for("the second version", || {
+            let version = job(ours.path(), "1.2.50")?.versions.pop()?;
+            let is_done = version.job.state == JobState::Contoured && version.deliveries.len() == 1;
+            (version.job.version == 2 && is_done).then_some(())
+        });
+        running.stop();
+        let again = deliveries(ours.path());
+        assert!(again.iter().all(|d| d.state == DeliveryState::Delivered && d.attempts <= 1), "{again:?}");
+    }
+    destination.stop();
+    assert_eq!(calls.load(Ordering::SeqCst), 2, "contoured again");
+    let received = files(&theirs.path().join("instances"), "dcm");
+    assert_eq!(received.len(), 2);
+}
+
+#[test]
+fn an_outbox_of_a_version_without_a_database_is_taken_over() {
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let destination = service(theirs.path(), None, |_| {});
+    let calls = Arc::default();
+    let running = quick(ours.path(), contourer(&calls), destination.address());
+    send(&running, &["1.2.60"]);
+    delivered(theirs.path(), 1);
+    all_delivered(ours.path(), 1);
+    running.stop();
+    // As such a version left it: a record and no object of what was delivered, and no database.
+    let old = deliveries(ours.path()).pop().unwrap();
+    let record = serde_json::json!({
+        "key": old.delivery, "destination": old.destination, "state": "delivered", "attempts": 1,
+        "created_s": 1, "next_attempt_s": 1, "delivered_s": 2, "last_error": null,
+    });
+    std::fs::remove_dir_all(ours.path().join("outbox/delivered")).unwrap();
+    std::fs::write(ours.path().join("outbox/5a.json"), record.to_string()).unwrap();
+    for name in ["oarlock.sqlite3", "oarlock.sqlite3-wal", "oarlock.sqlite3-shm"] {
+        drop(std::fs::remove_file(ours.path().join(name)));
+    }
+    let running = quick(ours.path(), contourer(&calls), destination.address());
+    all_delivered(ours.path(), 1);
+    running.stop();
+    destination.stop();
+    assert_eq!(deliveries(ours.path())[0].attempts, 0, "it went twice");
+    assert!(ours.path().join("outbox/before-the-database/5a.json").exists());
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
+/// A fault of the machine waits, while other series go on; the second start tries it again.
+#[test]
+fn a_series_that_fails_holds_up_no_other() {
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let destination = service(theirs.path(), None, |_| {});
+    let mut good = contourer(&Arc::default()).unwrap();
+    let weak: Contourer = Box::new(move |series| match series.series_instance_uid.as_str() {
+        "1.2.50" => Err(ContourFailure::retry("no memory")),
+        _ => good(series),
+    });
+    let running = quick(ours.path(), Some(weak), destination.address());
+    send(&running, &["1.2.60"]);
+    wait_for("the first attempt", || {
+        let version = job(ours.path(), "1.2.50")?.versions.pop()?;
+        (version.job.state == JobState::Waiting && version.job.reason.as_deref() == Some("no memory"))
+            .then_some(())
+    });
     let mut wire = Wire::associated(running.address());
     assert_eq!(wire.store("1.2.70", &ct("1.2.55", "1.2.70")), 0);
     assert_eq!(delivered(theirs.path(), 1), ["1.2.80.1.1"]);

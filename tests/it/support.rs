@@ -82,3 +82,15 @@ pub(crate) fn start(program: &Path, arguments: &[&str], port: u16) -> Process {
     wait_for("the peer", || echoes(([127, 0, 0, 1], port).into()).then_some(()));
     process
 }
+
+/// What the database of a data folder says.
+pub(crate) fn stored<T>(folder: &Path, ask: impl AsyncFnOnce(&oarlock::service::store::Store) -> T) -> T {
+    use oarlock::service::store::{FILE_NAME, Place, Store};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = Store::open_existing(&Place::File(folder.join(FILE_NAME))).await.unwrap();
+        let answer = ask(&store).await;
+        store.close().await;
+        answer
+    })
+}

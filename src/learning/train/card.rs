@@ -16,9 +16,12 @@ pub(super) fn card(
     [n_choosing, n_patients]: [usize; 2],
     validation: &Validation,
 ) -> String {
-    let began = recipe.start_from.as_ref();
-    let began =
-        began.map_or_else(String::new, |file| format!(" It began with the weights of {}.", file.display()));
+    let starts: Vec<String> = recipe.start_from.iter().map(|file| file.display().to_string()).collect();
+    let began = match starts.as_slice() {
+        [] => String::new(),
+        [one] => format!(" It began with the weights of {one}."),
+        several => format!(" It began with the mean of the weights of {}.", several.join(", ")),
+    };
     let mut text = format!(
         "# {}\n\nUa-Net (Tang et al. 2019), preset `{}`, made by `oarlock train` alone.\n\
          {} training steps, each of one crop of {:?} voxels (z, y, x) of a patient drawn at random, seed {}.{began}\n\n\

@@ -3,6 +3,7 @@
 //! Comes in: a recipe and cases. Goes out: checkpoints, and a model in a folder of models. One step is several graphs of
 //! standard operators with the choice of boxes between them; see `engine::graph::training`.
 
+mod begin;
 mod boxes;
 mod card;
 mod checkpoint;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::TrainError;
 use super::patients::{Sources, most_samples};
-use super::run::{norms, patients};
+use super::run::{kept_bytes, norms, patients};
 use crate::engine::graph::{Preset, Weights, training};
 use crate::settings::TrainRecipe;
 use crate::vocabulary::organ::Organ;
@@ -21,6 +21,7 @@ pub struct Prospect {
     trunk_bytes: u64,
     mask_sides: [usize; 3],
     mask_bytes: u64,
+    kept_bytes: u64,
     state_bytes: u64,
     sample_bytes: u64,
     /// Organs that real patients annotate: how many do, how many times as often they come up.
@@ -51,6 +52,7 @@ pub fn prospect(recipe: &TrainRecipe) -> Result<Prospect, TrainError> {
         trunk_bytes: training::backbone_step(&preset, recipe.crop, norms(recipe)).peak_bytes,
         mask_sides,
         mask_bytes: training::mask_step(&preset, mask_sides).peak_bytes,
+        kept_bytes: kept_bytes(recipe),
         state_bytes: (copies * 4 * n_weights) as u64,
         sample_bytes: (most_samples() * recipe.crop.iter().product::<usize>() * BYTES_OF_A_VOXEL) as u64,
         organs: Organ::ALL
@@ -95,6 +97,7 @@ impl fmt::Display for Prospect {
         writeln!(f, "  {:>6} MB  mask head's step on a box of {:?}", mb(self.mask_bytes), self.mask_sides)?;
         writeln!(f, "  {:>6} MB  weights, gradients, moments", mb(self.state_bytes))?;
         writeln!(f, "  {:>6} MB  samples read ahead (never on a GPU)", mb(self.sample_bytes))?;
+        writeln!(f, "  {:>6} MB  mask heads' graphs kept for the next box (at most)", mb(self.kept_bytes))?;
         let least = self.trunk_bytes.max(self.mask_bytes) + self.state_bytes + self.sample_bytes;
         writeln!(f, "  {:>6} MB  at least, beside what the library's kernels take", mb(least))?;
         write!(f, "organs that real patients annotate:")?;

@@ -1,6 +1,6 @@
 //! The whole run: steps, checkpoints, validation, and the model at the end.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use rand::SeedableRng;
 use rand_pcg::Pcg64;
 
 use super::TrainError;
+use super::begin::{fresh, resumed};
 use super::card::card;
 use super::checkpoint::{BEST, Checkpoint, CheckpointError, holds_a_run, keep_newest, sweep};
 use super::held_out::HeldOut;
@@ -17,10 +18,10 @@ use super::patients::{Patients, Sources};
 use super::report;
 use super::step::{Plan, Trainer};
 use super::validation::Validation;
-use crate::engine::graph::{Adam, AdamRates, LossScale, Norms, Preset, Weights, training};
+use crate::engine::graph::{AdamRates, LossScale, Norms, Preset, Weights, training};
 use crate::engine::runtime::session::{Provider, Runtime, Session, SessionOptions};
 use crate::learning::dataset::{AugmentSettings, LabelAtlas};
-use crate::learning::model::{ModelRegistry, NewModel};
+use crate::learning::model::NewModel;
 use crate::settings::{NormStatistics, Precision, TrainRecipe};
 use crate::vocabulary::causes::with_causes;
 
@@ -126,7 +127,15 @@ pub fn train(
     let mut log = RunLog::go_on(&recipe.output, first).map_err(TrainError::Log)?;
     sweep(&recipe.output).map_err(TrainError::Checkpoint)?;
     let mut average = begin.average;
-    let mut trainer = Trainer::new(runtime, options, recipe.crop, norms(recipe), begin.weights, begin.adam)?;
+    let mut trainer = Trainer::new(
+        runtime,
+        options,
+        recipe.crop,
+        norms(recipe),
+        kept_bytes(recipe),
+        begin.weights,
+        begin.adam,
+    )?;
     trainer.rarity = rarity.clone();
     let mut samples = patients.read_ahead(rarity, first..last_step);
     let started = Instant::now();
@@ -266,64 +275,6 @@ fn provider(runtime: Runtime, preset: &Preset) -> Provider {
     }
 }
 
-/// Layers that speak last start with this part of their drawn weights: at full size the first box losses are in the
-/// fifties, and the shortened gradient leaves nothing for the rest. Source of the habit: Ren et al. 2015, 3.1.3.
-const QUIET_START: f32 = 0.05;
-
-fn fresh(preset: &Preset, recipe: &TrainRecipe) -> Result<Checkpoint, TrainError> {
-    let weights = match &recipe.start_from {
-        Some(file) => started(preset, recipe, file)?,
-        None => drawn(preset, recipe.seed),
-    };
-    let adam = Adam::default();
-    Ok(Checkpoint { step: 0, seed: recipe.seed, validation: None, weights, average: None, adam })
-}
-
-/// The weights that the checkpoint of an earlier run would ship, or those of a model.
-fn started(preset: &Preset, recipe: &TrainRecipe, file: &Path) -> Result<Weights, TrainError> {
-    if !file.is_file() {
-        if recipe.norms != NormStatistics::Frozen {
-            return Err(TrainError::StartFolded { name: file.to_path_buf() });
-        }
-        return of_model(preset, file);
-    }
-    let found = Checkpoint::read(file).map_err(TrainError::Checkpoint)?;
-    let weights = found.shipped();
-    if weights.preset() != preset {
-        let (file, found) = (file.to_path_buf(), weights.preset().name.clone());
-        return Err(TrainError::StartsFromAnother { file, found, wanted: preset.name.clone() });
-    }
-    Ok(weights.clone())
-}
-
-/// The weights of the first model of a folder, or of the model of a name.
-fn of_model(preset: &Preset, name: &Path) -> Result<Weights, TrainError> {
-    let failed = |source| TrainError::StartModel { name: name.to_path_buf(), source: Box::new(source) };
-    let model = if name.is_dir() {
-        let registry = ModelRegistry::of_folder(name.to_path_buf());
-        let first = registry.list().map_err(failed)?.into_iter().find(|model| model.folder.is_some());
-        let first = first.map_or_else(|| name.display().to_string(), |model| model.entry.name);
-        registry.load(&first).map_err(failed)?
-    } else {
-        ModelRegistry::usual().load(&name.to_string_lossy()).map_err(failed)?
-    };
-    if model.entry.preset != preset.name {
-        let (file, found) = (name.to_path_buf(), model.entry.preset);
-        return Err(TrainError::StartsFromAnother { file, found, wanted: preset.name.clone() });
-    }
-    let graphs: Vec<&[u8]> = model.graphs.iter().map(|graph| graph.bytes.as_ref()).collect();
-    Weights::of_graphs(preset, &graphs)
-        .map_err(|source| TrainError::StartGraphs { name: name.to_path_buf(), source: Box::new(source) })
-}
-
-fn drawn(preset: &Preset, seed: u64) -> Weights {
-    let mut weights = Weights::start(preset, seed);
-    for layer in ["proposal.logits", "proposal.deltas", "refinement.classes", "refinement.boxes"] {
-        weights.values_mut(&format!("{layer}.weight")).iter_mut().for_each(|w| *w *= QUIET_START);
-    }
-    weights
-}
-
 /// Moves the running mean towards the weights, `keep` of it staying. Source: Polyak and Juditsky 1992 in the exponential form of Tarvainen and Valpola 2017.
 fn follow(average: &mut Option<Weights>, weights: &Weights, keep: f32) {
     if keep <= 0.0 {
@@ -339,27 +290,15 @@ fn follow(average: &mut Option<Weights>, weights: &Weights, keep: f32) {
     }
 }
 
+pub(super) fn kept_bytes(recipe: &TrainRecipe) -> u64 {
+    recipe.heads.kept_mb.saturating_mul(1_000_000)
+}
+
 pub(super) fn norms(recipe: &TrainRecipe) -> Norms {
     match recipe.norms {
         NormStatistics::Batch => Norms::Batch,
         NormStatistics::Frozen => Norms::Frozen,
     }
-}
-
-fn resumed(
-    preset: &Preset,
-    recipe: &TrainRecipe,
-    report: &mut dyn FnMut(&Event<'_>),
-) -> Result<Checkpoint, TrainError> {
-    let folder = recipe.output.display().to_string();
-    let (found, passed) = Checkpoint::latest(&recipe.output).map_err(TrainError::Checkpoint)?;
-    passed.iter().for_each(|error| report(&Event::PassedOver(error)));
-    let found = found.ok_or_else(|| TrainError::NothingToResume { folder: folder.clone() })?;
-    if found.weights.preset() != preset || found.seed != recipe.seed {
-        let preset = found.weights.preset().name.clone();
-        return Err(TrainError::AnotherRun { folder, preset, seed: found.seed });
-    }
-    Ok(found)
 }
 
 fn state(recipe: &TrainRecipe, step: u64, trainer: &Trainer, average: Option<&Weights>) -> Checkpoint {
@@ -455,41 +394,5 @@ mod tests {
         let mut none = None;
         follow(&mut none, &weights(4.0), 0.0);
         assert!(none.is_none());
-    }
-
-    #[test]
-    fn a_run_starts_from_the_mean_of_another_and_refuses_another_architecture() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/starter.yaml");
-        let mut recipe = TrainRecipe::read(&path).unwrap();
-        let (weights, mean) = (Weights::start(&Preset::starter(), 3), Weights::start(&Preset::starter(), 4));
-        let average = Some(mean.clone());
-        let earlier =
-            Checkpoint { step: 9, seed: 1, validation: None, weights, average, adam: Adam::default() };
-        recipe.start_from = Some(earlier.write(dir.path(), BEST).unwrap());
-        assert_eq!(fresh(&Preset::starter(), &recipe).unwrap().weights, mean);
-        let error = fresh(&Preset::reference(), &recipe).unwrap_err().to_string();
-        assert!(error.contains("holds weights of the preset starter"), "{error}");
-    }
-
-    #[test]
-    fn a_run_starts_from_a_model_in_a_folder_or_by_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/starter.yaml");
-        let mut recipe = TrainRecipe::read(&path).unwrap();
-        let weights = Weights::start(&Preset::starter(), 3);
-        NewModel::from_weights("earlier", &weights, 9, "# card".into()).store(dir.path()).unwrap();
-        recipe.start_from = Some(dir.path().to_path_buf());
-        let error = fresh(&Preset::starter(), &recipe).unwrap_err().to_string();
-        assert!(error.contains("norms: frozen"), "{error}");
-        recipe.norms = NormStatistics::Frozen;
-        let begun = fresh(&Preset::starter(), &recipe).unwrap().weights;
-        assert_eq!(begun.values("proposal.logits.bias"), weights.values("proposal.logits.bias"));
-        let error = fresh(&Preset::reference(), &recipe).unwrap_err().to_string();
-        assert!(error.contains("holds weights of the preset starter"), "{error}");
-        recipe.start_from = Some("starter".into());
-        assert_ne!(fresh(&Preset::starter(), &recipe).unwrap().weights, begun);
-        recipe.start_from = Some("no-such-model".into());
-        assert!(matches!(fresh(&Preset::starter(), &recipe), Err(TrainError::StartModel { .. })));
     }
 }

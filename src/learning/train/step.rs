@@ -6,25 +6,22 @@ use ndarray::{Array4, Array5, Axis};
 use rand::Rng;
 
 use super::TrainError;
-use super::boxes::{BodyCount, TrueBox, true_boxes};
+use super::boxes::{BodyCount, true_boxes};
 use super::gradients::{Tensors, accumulate, clip, unscale};
 use super::losses::Losses;
 use super::proposal_targets::ProposalTargets;
 use super::rarity::Rarity;
-use super::scatter::{add_cells, add_crop};
-use super::targets::{
-    RefinementCounts, RefinementSample, Truth, class_weights, jittered, refinement_samples,
-};
+use super::scatter::add_cells;
+use super::targets::{RefinementCounts, RefinementSample, Truth, class_weights, refinement_samples};
 use crate::engine::graph::preset::{N_ANCHORS, N_CLASSES};
 use crate::engine::graph::training::{self, TrainingGraph};
 use crate::engine::graph::{Adam, AdamRates, LOSS_SCALE, LossScale, Norms, Preset, Weights, mixed};
 use crate::engine::runtime::session::{Input, Outputs, Runtime, Session, SessionError, SessionOptions};
 use crate::learning::dataset::{OrganSet, Sample};
+use crate::pipeline::network::NetworkBox;
 use crate::pipeline::network::box_coding::encode;
 use crate::pipeline::network::proposals::{ProposalLimits, proposals};
 use crate::pipeline::network::roi_pool::pool;
-use crate::pipeline::network::{NetworkBox, crop, mask_box};
-use crate::vocabulary::space::VoxelBox;
 
 /// What a step does besides the backbone's own losses.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -57,7 +54,7 @@ pub(super) struct Trainer {
     forward: Loaded,
     backbone: Loaded,
     refinement: Option<(usize, Loaded)>,
-    masks: Vec<([usize; 3], Loaded)>,
+    masks: MaskSessions,
 }
 
 /// A training graph, ready to run.
@@ -77,26 +74,21 @@ struct Features {
     gradients: [Array4<f32>; 3],
 }
 
-/// Downscaling of the three maps.
-const SCALES: [usize; 3] = [2, 4, 8];
-
 /// Anchors of one step that are compared, so that an untrained network does not spend the step on comparing boxes.
 const MOST_COMPARED: usize = 600;
 
-/// Mask sessions that are kept; each box shape has its own.
-const MOST_MASK_SESSIONS: usize = 40;
-
-/// A graph that needs more gives its memory back after each run, so that a step needs what its largest graph needs; the
-/// kept mask sessions together stay below it too.
-pub(super) const MOST_KEPT_BYTES: u64 = 1 << 30;
+/// A graph that needs more gives its memory back after each run, so that a step needs what its largest graph needs.
+const MOST_KEPT_BYTES: u64 = 1 << 30;
 
 impl Trainer {
-    /// Builds and loads the graphs for crops of `crop` voxels; in mixed precision where `adam` has a loss scale.
+    /// Builds and loads the graphs for crops of `crop` voxels; in mixed precision where `adam` has a loss scale. Mask
+    /// graphs that are loaded already may hold `kept_bytes`.
     pub(super) fn new(
         runtime: Runtime,
         options: SessionOptions,
         crop: [usize; 3],
         norms: Norms,
+        kept_bytes: u64,
         weights: Weights,
         adam: Adam,
     ) -> Result<Self, TrainError> {
@@ -119,7 +111,7 @@ impl Trainer {
             forward,
             backbone,
             refinement: None,
-            masks: Vec::new(),
+            masks: MaskSessions::new(kept_bytes),
             options,
         })
     }
@@ -160,12 +152,8 @@ impl Trainer {
         }
         if let Some((count, largest)) = plan.mask_boxes {
             let boxes = self.mask_boxes(&truth_boxes, count, largest, rng);
-            let mut sum = 0.0;
-            for (true_box, region) in &boxes {
-                sum += self
-                    .mask(&mut features, sample, true_box, *region, &mut gradients)
-                    .map_err(TrainError::Session)?;
-            }
+            let sum =
+                self.masks(&mut features, sample, &boxes, &mut gradients).map_err(TrainError::Session)?;
             losses.mask = (!boxes.is_empty()).then(|| sum / boxes.len() as f32);
         }
         let running = self
@@ -278,84 +266,6 @@ impl Trainer {
         Ok(parts)
     }
 
-    /// Organs that the mask head looks at in this step, with the boxes it sees.
-    fn mask_boxes(
-        &self,
-        boxes: &[TrueBox],
-        count: usize,
-        largest: usize,
-        rng: &mut impl Rng,
-    ) -> Vec<(TrueBox, VoxelBox)> {
-        let mut all: Vec<(TrueBox, VoxelBox)> = boxes
-            .iter()
-            .map(|b| (*b, mask_box(jittered(b.target, rng), self.crop)))
-            .filter(|(_, region)| region.shape().iter().product::<usize>() <= largest)
-            .collect();
-        self.rarity.draw_down_to(&mut all, count, |(true_box, _)| true_box.organ, rng);
-        all
-    }
-
-    /// The mask head on one organ: its loss.
-    fn mask(
-        &mut self,
-        features: &mut Features,
-        sample: &Sample,
-        true_box: &TrueBox,
-        region: VoxelBox,
-        gradients: &mut Tensors,
-    ) -> Result<f32, SessionError> {
-        let bit = OrganSet::of(true_box.organ).bits();
-        let VoxelBox { start, end } = region;
-        let part = sample.organs.slice(ndarray::s![start[0]..end[0], start[1]..end[1], start[2]..end[2]]);
-        let truth: Vec<f32> = part.iter().map(|voxel| if voxel & bit != 0 { 1.0 } else { 0.0 }).collect();
-        if truth.iter().sum::<f32>() < 0.5 {
-            return Ok(0.0);
-        }
-        let valid = vec![1.0; truth.len()];
-        let image = crop(features.image.view(), region, 1);
-        let [f2, f4, f8] = [0, 1, 2].map(|i: usize| crop(features.maps[i].view(), region, SCALES[i]));
-        let class = i64::try_from(true_box.organ.index()).expect("28 organs");
-        let [d, h, w] = region.shape();
-        let inputs = [
-            ("image", Input::array(&image)),
-            ("f2", Input::array(&f2)),
-            ("f4", Input::array(&f4)),
-            ("f8", Input::array(&f8)),
-            ("class", Input::I64(&[1], &[class])),
-            ("truth", Input::F32(&[1, 1, d, h, w], &truth)),
-            ("valid", Input::F32(&[1, 1, d, h, w], &valid)),
-        ];
-        let place = self.mask_session(region.shape())?;
-        let loaded = &mut self.masks[place].1;
-        let trained = loaded.trained.clone();
-        let out = loaded.run(&inputs, &self.weights, &self.shapes, self.adam.loss_scale)?;
-        accumulate(gradients, named(&out, "grad", &trained)?);
-        for (i, name) in ["grad.f2", "grad.f4", "grad.f8"].into_iter().enumerate() {
-            add_crop(out.view(name)?, region, SCALES[i], &mut features.gradients[i]);
-        }
-        out.scalar("loss.mask")
-    }
-
-    /// Place of the mask session for boxes of these sides; the one unused for longest goes when there are too many.
-    fn mask_session(&mut self, sides: [usize; 3]) -> Result<usize, SessionError> {
-        if let Some(place) = self.masks.iter().position(|(known, _)| *known == sides) {
-            let recent = self.masks.remove(place);
-            self.masks.push(recent);
-        } else {
-            let graph = training::mask_step(&self.preset, sides);
-            let scale = self.adam.loss_scale;
-            let loaded = Loaded::new(self.runtime, "mask step", graph, &self.options, scale)?;
-            let room = MOST_KEPT_BYTES.saturating_sub(loaded.kept_bytes);
-            while self.masks.len() >= MOST_MASK_SESSIONS
-                || self.masks.iter().map(|(_, mask)| mask.kept_bytes).sum::<u64>() > room
-            {
-                self.masks.remove(0);
-            }
-            self.masks.push((sides, loaded));
-        }
-        Ok(self.masks.len() - 1)
-    }
-
     /// The backbone's own losses and all its gradients; returns the new running statistics.
     fn backbone(
         &mut self,
@@ -451,8 +361,11 @@ fn named(out: &Outputs<'_>, prefix: &str, names: &[String]) -> Result<Tensors, S
     names.iter().map(|name| Ok((name.clone(), values(out, &format!("{prefix}.{name}"))?))).collect()
 }
 
+mod masks;
 #[cfg(test)]
 mod reference;
+
+use masks::MaskSessions;
 
 #[cfg(test)]
 mod tests {
@@ -493,7 +406,7 @@ mod tests {
 
     fn trainer(runtime: Runtime, weights: Weights, adam: Adam) -> Trainer {
         let options = SessionOptions { threads: 1, provider: Provider::Cpu };
-        Trainer::new(runtime, options, CROP, Norms::Batch, weights, adam).unwrap()
+        Trainer::new(runtime, options, CROP, Norms::Batch, 1 << 30, weights, adam).unwrap()
     }
 
     fn take(trainer: &mut Trainer, steps: std::ops::Range<u64>) -> Vec<Losses> {

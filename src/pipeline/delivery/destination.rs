@@ -111,6 +111,15 @@ impl Destination {
         }
     }
 
+    /// How long it may keep an answer back beyond that of a request: for the report of a storage commitment.
+    #[must_use]
+    pub fn waits(&self) -> Duration {
+        match &self.way {
+            Way::Store { commitment, .. } => commitment.unwrap_or_default(),
+            Way::Folder(_) | Way::Stow(_) => Duration::ZERO,
+        }
+    }
+
     /// Asks whether it can be reached, without delivering anything: C-ECHO, a file that is removed again, or a search
     /// over HTTP. Gives a sentence for a person.
     ///

@@ -1,7 +1,9 @@
-//! Delivery: C-STORE, DICOMweb or a folder, and the outbox that survives a restart.
+//! Sending: C-STORE, DICOMweb or a folder, C-ECHO, storage commitment and notices; the objects that still have to go, and
+//! when to try again.
 
 mod commitment;
 mod destination;
+mod find;
 mod folder;
 mod http;
 mod outbox;
@@ -11,10 +13,11 @@ mod stow;
 mod webhook;
 
 pub use destination::{DeliveryError, Destination, Receipt, Way};
+pub use find::{FindError, count_instances};
 pub use folder::FolderError;
 pub use http::CertificatesError;
 pub(crate) use outbox::replace;
-pub use outbox::{Delivery, DeliveryState, Outbox, OutboxError, RetryPolicy};
+pub use outbox::{OutboxError, OutboxFolder, RetryPolicy};
 pub use scu::{Kind, Scu, ScuError, ScuTimeouts, Stored, echo, kind_of};
 pub use secret::{Secret, SecretError, SecretSource};
 pub use stow::{Login, StowError, StowService};

@@ -62,6 +62,11 @@ pub(crate) const SOP_INSTANCE_UID: Tag = Tag(0x0008, 0x0018);
 pub(crate) const STUDY_INSTANCE_UID: Tag = Tag(0x0020, 0x000D);
 pub(crate) const SERIES_INSTANCE_UID: Tag = Tag(0x0020, 0x000E);
 
+/// Where an instance lies, and how many its series has.
+pub(crate) const IMAGE_POSITION: Tag = Tag(0x0020, 0x0032);
+pub(crate) const IMAGE_ORIENTATION: Tag = Tag(0x0020, 0x0037);
+pub(crate) const NUMBER_OF_SERIES_RELATED_INSTANCES: Tag = Tag(0x0020, 0x1209);
+
 /// What must agree, besides the pixels, for two instances of one UID to be the same image: the identifiers, the
 /// patient (ID, name, birth date) and the geometry (position, orientation, frame, size, spacing, rescale).
 const SHOWN: [Tag; 17] = [
@@ -72,8 +77,8 @@ const SHOWN: [Tag; 17] = [
     Tag(0x0010, 0x0010),
     Tag(0x0010, 0x0020),
     Tag(0x0010, 0x0030),
-    Tag(0x0020, 0x0032),
-    Tag(0x0020, 0x0037),
+    IMAGE_POSITION,
+    IMAGE_ORIENTATION,
     Tag(0x0020, 0x0052),
     Tag(0x0028, 0x0010),
     Tag(0x0028, 0x0011),
@@ -109,7 +114,8 @@ pub(crate) fn outline(
     };
     let encoding = Encoding::of_transfer_syntax(transfer_syntax);
     let layout = check_structure(&bytes, encoding).map_err(DataSetError::Structure)?;
-    let shown = layout.top_level.iter().filter(|(tag, _)| SHOWN.contains(tag));
+    let is_kept = |tag: &Tag| SHOWN.contains(tag) || *tag == NUMBER_OF_SERIES_RELATED_INSTANCES;
+    let shown = layout.top_level.iter().filter(|(tag, _)| is_kept(tag));
     let values = shown.map(|(tag, element)| (*tag, bytes[value_of(element)].to_vec())).collect();
     let place = layout.pixel_data.filter(|_| keep == Keep::Pixels);
     let pixel_data = place.map(|place| match place {
@@ -121,7 +127,7 @@ pub(crate) fn outline(
     Ok(Outline { values, pixel_data })
 }
 
-/// The value of a whole element: all of [`SHOWN`] have a header of 8 bytes, implicit or explicit.
+/// The value of a whole element: all that is kept has a header of 8 bytes, implicit or explicit.
 fn value_of(element: &Range<usize>) -> Range<usize> {
     (element.start + 8).min(element.end)..element.end
 }

@@ -16,4 +16,4 @@ pub use listener::{Caller, Callers, IngestCounters, Listener, ListenerOptions, S
 pub use part10::Part10Error;
 pub use pdu::PduError;
 pub use receiver::FragmentError;
-pub use spool::{Spool, SpoolError, SpoolLimits, StoredInstance, free_mb};
+pub use spool::{Clue, Spool, SpoolError, SpoolLimits, StoredInstance, free_mb};

@@ -2,7 +2,7 @@
 
 use super::spool::Incoming;
 use crate::vocabulary::dicom::{
-    IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, InvalidUid, SopClassUid, SopInstanceUid,
+    AeTitle, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, InvalidUid, SopClassUid, SopInstanceUid,
     TransferSyntaxUid,
 };
 
@@ -38,6 +38,8 @@ pub(crate) struct Part10<'a> {
     pub(crate) sop_instance_uid: SopInstanceUid,
     /// Transfer Syntax UID (0002,0010).
     pub(crate) transfer_syntax_uid: TransferSyntaxUid,
+    /// Source Application Entity Title (0002,0016).
+    pub(crate) source_ae_title: Option<AeTitle>,
     /// Everything after the file meta information.
     pub(crate) data_set: &'a [u8],
 }
@@ -47,7 +49,7 @@ pub(crate) fn split(bytes: &[u8]) -> Result<Part10<'_>, Part10Error> {
     if bytes.get(128..132) != Some(b"DICM") {
         return Err(Part10Error::NoPrefix);
     }
-    let (mut class, mut instance, mut syntax) = ("", "", "");
+    let (mut class, mut instance, mut syntax, mut source) = ("", "", "", "");
     let mut at = 132;
     while let Some([2, 0, e0, e1, v0, v1, rest @ ..]) =
         bytes.get(at..).filter(|rest| rest.starts_with(&[2, 0]))
@@ -67,6 +69,7 @@ pub(crate) fn split(bytes: &[u8]) -> Result<Part10<'_>, Part10Error> {
             0x0002 => class = text(),
             0x0003 => instance = text(),
             0x0010 => syntax = text(),
+            0x0016 => source = text(),
             _ => {}
         }
         at += head + value.len();
@@ -76,6 +79,7 @@ pub(crate) fn split(bytes: &[u8]) -> Result<Part10<'_>, Part10Error> {
         sop_class_uid: SopClassUid::parse(class).map_err(uid("MediaStorageSOPClassUID"))?,
         sop_instance_uid: SopInstanceUid::parse(instance).map_err(uid("MediaStorageSOPInstanceUID"))?,
         transfer_syntax_uid: TransferSyntaxUid::parse(syntax).map_err(uid("TransferSyntaxUID"))?,
+        source_ae_title: source.parse().ok(),
         data_set: &bytes[at..],
     })
 }

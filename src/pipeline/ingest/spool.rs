@@ -19,7 +19,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use super::data_set::{self, DataSetError, Keep, Outline};
 use super::part10::{self, Part10Error};
 use crate::vocabulary::dicom::dimse::StoreStatus;
-use crate::vocabulary::dicom::{AeTitle, SeriesInstanceUid, SopClassUid, SopInstanceUid, TransferSyntaxUid};
+use crate::vocabulary::dicom::{
+    AeTitle, SeriesInstanceUid, SopClassUid, SopInstanceUid, StudyInstanceUid, TransferSyntaxUid,
+};
 
 /// An instance that is durable on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,49 @@ pub struct StoredInstance {
     pub sop_instance_uid: SopInstanceUid,
     /// Series Instance UID (0020,000E).
     pub series_instance_uid: SeriesInstanceUid,
+    /// What it says about its series.
+    pub clue: Clue,
+}
+
+/// What an instance says about its series: who sends it, and whether it is whole.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Clue {
+    /// Who sent it.
+    pub calling_ae_title: Option<AeTitle>,
+    /// Study Instance UID (0020,000D).
+    pub study_instance_uid: Option<StudyInstanceUid>,
+    /// Image Position along the normal of Image Orientation, mm.
+    pub position_mm: Option<f64>,
+    /// Number of Series Related Instances (0020,1209).
+    pub n_related: Option<u32>,
+}
+
+/// Bit for bit, so that a clue can be compared like the rest of an instance.
+impl Eq for Clue {}
+
+impl Clue {
+    fn of(outline: &Outline, calling_ae_title: Option<AeTitle>) -> Self {
+        let numbers = |tag| -> Option<Vec<f64>> {
+            outline
+                .text(tag)
+                .split('\\')
+                .map(|n| n.trim().parse().ok().filter(|n: &f64| n.is_finite()))
+                .collect()
+        };
+        let along_normal = |position: &[f64], orientation: &[f64]| {
+            let ([px, py, pz], [rx, ry, rz, cx, cy, cz]) = (position, orientation) else { return None };
+            let normal = [ry * cz - rz * cy, rz * cx - rx * cz, rx * cy - ry * cx];
+            Some(px * normal[0] + py * normal[1] + pz * normal[2])
+        };
+        let position = numbers(data_set::IMAGE_POSITION);
+        let orientation = numbers(data_set::IMAGE_ORIENTATION);
+        Self {
+            calling_ae_title,
+            study_instance_uid: outline.text(data_set::STUDY_INSTANCE_UID).parse().ok(),
+            position_mm: position.zip(orientation).and_then(|(p, o)| along_normal(&p, &o)),
+            n_related: outline.text(data_set::NUMBER_OF_SERIES_RELATED_INSTANCES).trim().parse().ok(),
+        }
+    }
 }
 
 /// An instance as it came over an association.
@@ -135,6 +180,8 @@ impl SpoolError {
 pub struct SpoolLimits {
     /// What must stay free on the disk, MB (10^6 bytes).
     pub min_free_mb: u64,
+    /// What must be free for a series to begin, MB (10^6 bytes); never less than `min_free_mb`.
+    pub new_series_free_mb: u64,
     /// What a deflated data set may expand to, bytes.
     pub max_inflated_bytes: u64,
 }
@@ -147,6 +194,20 @@ pub struct Spool {
     index: Mutex<Index>,
     free_again: Condvar,
     counter: AtomicU64,
+    /// Bytes that are being written.
+    bytes_in_hand: AtomicU64,
+}
+
+/// Bytes that count as used while they are written.
+struct InHand<'a> {
+    spool: &'a Spool,
+    n_bytes: u64,
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        self.spool.bytes_in_hand.fetch_sub(self.n_bytes, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -181,6 +242,7 @@ impl Spool {
             index,
             free_again: Condvar::new(),
             counter: AtomicU64::new(0),
+            bytes_in_hand: AtomicU64::new(0),
         };
         Ok((spool, stored))
     }
@@ -190,12 +252,12 @@ impl Spool {
         let outline = self.outline(incoming, Keep::Values)?;
         let series_instance_uid = SeriesInstanceUid::parse(&outline.text(data_set::SERIES_INSTANCE_UID))
             .map_err(|source| SpoolError::Uid { keyword: "SeriesInstanceUID", source })?;
-        self.require_free_space()?;
+        let series = self.folder.join("instances").join(series_instance_uid.as_str());
+        let _written_soon = self.require_free_space(incoming.data_set.len(), series.is_dir())?;
         let claim = self.claim(incoming.sop_instance_uid);
         if let Some(known) = &claim.known {
             return self.compare(incoming, known);
         }
-        let series = self.folder.join("instances").join(series_instance_uid.as_str());
         let path = series.join(format!("{}.dcm", incoming.sop_instance_uid));
         let header = part10::header(incoming);
         let temporary = self.folder.join("incoming").join(format!("{}.part", self.next_number()));
@@ -213,7 +275,69 @@ impl Spool {
             sop_class_uid: incoming.sop_class_uid.clone(),
             sop_instance_uid: incoming.sop_instance_uid.clone(),
             series_instance_uid,
+            clue: Clue::of(&outline, Some(incoming.calling_ae_title.clone())),
         }))
+    }
+
+    /// All instances of a series that are on disk, each with its clue read anew; in order of SOP Instance UID.
+    ///
+    /// # Errors
+    /// [`SpoolError`] where one cannot be read.
+    pub fn series(&self, series: &SeriesInstanceUid) -> Result<Vec<StoredInstance>, SpoolError> {
+        Self::stored_series(&self.folder, series, self.limits.max_inflated_bytes)
+    }
+
+    /// An instance on disk by its UIDs.
+    ///
+    /// # Errors
+    /// [`SpoolError`] where it is not there or cannot be read.
+    pub fn instance(
+        &self,
+        series: &SeriesInstanceUid,
+        instance: &SopInstanceUid,
+    ) -> Result<StoredInstance, SpoolError> {
+        Self::stored_instance(&self.folder, series, instance)
+    }
+
+    /// The same as [`Spool::series`], of a data folder that another process may work in.
+    ///
+    /// # Errors
+    /// [`SpoolError`] where one cannot be read.
+    pub fn stored_series(
+        folder: &Path,
+        series: &SeriesInstanceUid,
+        max_inflated_bytes: u64,
+    ) -> Result<Vec<StoredInstance>, SpoolError> {
+        let folder = folder.join("instances").join(series.as_str());
+        let mut instances = Vec::new();
+        for path in if folder.is_dir() { list(&folder)? } else { Vec::new() } {
+            let Some(mut instance) = replayed(&path)? else { continue };
+            let bytes = fs::read(&path).map_err(io_error("reading", &path))?;
+            let foreign = |source| SpoolError::Foreign { path: path.clone(), source };
+            let file = part10::split(&bytes).map_err(foreign)?;
+            let syntax = file.transfer_syntax_uid.as_str();
+            // One that cannot be read any more is for the contouring to refuse, with the reason.
+            if let Ok(outline) = data_set::outline(file.data_set, syntax, max_inflated_bytes, Keep::Values) {
+                instance.clue = Clue::of(&outline, file.source_ae_title);
+            }
+            instances.push(instance);
+        }
+        instances.sort_by(|a, b| a.sop_instance_uid.cmp(&b.sop_instance_uid));
+        Ok(instances)
+    }
+
+    /// The same as [`Spool::instance`], of a data folder that another process may work in.
+    ///
+    /// # Errors
+    /// [`SpoolError`] where it is not there or cannot be read.
+    pub fn stored_instance(
+        folder: &Path,
+        series: &SeriesInstanceUid,
+        instance: &SopInstanceUid,
+    ) -> Result<StoredInstance, SpoolError> {
+        let path = folder.join("instances").join(series.as_str()).join(format!("{instance}.dcm"));
+        let absent = || io_error("finding", &path)(io::ErrorKind::NotFound.into());
+        replayed(&path)?.ok_or_else(absent)
     }
 
     fn outline(&self, incoming: &Incoming<'_>, keep: Keep) -> Result<Outline, SpoolError> {
@@ -262,13 +386,20 @@ impl Spool {
         Err(SpoolError::OtherContent)
     }
 
-    fn require_free_space(&self) -> Result<(), SpoolError> {
+    /// Counts these bytes as used until the answer is dropped, so that several writers together do not go below the
+    /// mark. A series of which nothing is here yet must leave more.
+    fn require_free_space(&self, n_bytes: usize, is_begun: bool) -> Result<InHand<'_>, SpoolError> {
+        let n_bytes = u64::try_from(n_bytes).unwrap_or(u64::MAX);
+        let in_hand = InHand { spool: self, n_bytes };
+        let all_bytes = self.bytes_in_hand.fetch_add(n_bytes, Ordering::Relaxed).saturating_add(n_bytes);
         let free_mb = free_mb(&self.folder).map_err(io_error("measuring", &self.folder))?;
-        let wanted_mb = self.limits.min_free_mb;
-        if free_mb >= wanted_mb {
-            return Ok(());
+        let SpoolLimits { min_free_mb, new_series_free_mb, .. } = self.limits;
+        let wanted_mb = if is_begun { min_free_mb } else { min_free_mb.max(new_series_free_mb) };
+        let left_mb = free_mb.saturating_sub(all_bytes / 1_000_000);
+        if left_mb >= wanted_mb {
+            return Ok(in_hand);
         }
-        Err(SpoolError::DiskFull { free_mb, wanted_mb, folder: self.folder.clone() })
+        Err(SpoolError::DiskFull { free_mb: left_mb, wanted_mb, folder: self.folder.clone() })
     }
 
     /// Numbers that no file of an earlier run bears: they begin at the time in nanoseconds.
@@ -338,8 +469,10 @@ fn replayed(path: &Path) -> Result<Option<StoredInstance>, SpoolError> {
     let mut head = Vec::new();
     let file = File::open(path).map_err(io_error("opening", path))?;
     io::Read::read_to_end(&mut io::Read::take(file, 4_096), &mut head).map_err(io_error("reading", path))?;
-    let sop_class_uid = part10::split(&head).map_err(foreign)?.sop_class_uid;
-    Ok(Some(StoredInstance { path: path.to_owned(), sop_class_uid, sop_instance_uid, series_instance_uid }))
+    let file = part10::split(&head).map_err(foreign)?;
+    let clue = Clue { calling_ae_title: file.source_ae_title.clone(), ..Clue::default() };
+    let (path, sop_class_uid) = (path.to_owned(), file.sop_class_uid);
+    Ok(Some(StoredInstance { path, sop_class_uid, sop_instance_uid, series_instance_uid, clue }))
 }
 
 /// Writes a new file of mode 0600 and returns when the disk has it.
