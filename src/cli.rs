@@ -1,6 +1,7 @@
 //! The commands and their arguments; no behaviour.
 
 mod jobs;
+mod tls;
 
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::pipeline::anatomy::RuleChoice;
 use crate::vocabulary::dicom::{AeTitle, Peer};
+pub use tls::TlsArgs;
 
 pub use jobs::{JobsAction, JobsArgs, QuarantineAction};
 
@@ -469,6 +471,9 @@ pub struct SendArgs {
     /// Our AE title.
     #[arg(long, value_name = "AET", default_value = "OARLOCK")]
     pub ae_title: AeTitle,
+    /// TLS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 /// `oarlock echo`.
@@ -479,6 +484,9 @@ pub struct EchoArgs {
     /// Our AE title.
     #[arg(long, value_name = "AET", default_value = "OARLOCK")]
     pub ae_title: AeTitle,
+    /// TLS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 /// `oarlock check`.

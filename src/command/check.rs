@@ -15,7 +15,8 @@ use crate::engine::runtime::session::Runtime;
 use crate::learning::model::ModelRegistry;
 use crate::pipeline::delivery::Destination;
 use crate::pipeline::ingest::free_mb;
-use crate::service::scu_timeouts;
+use crate::service::store::{DeliveryState, FILE_NAME, JobState, Place, Store, StoreError};
+use crate::service::{scu_timeouts, tls_server};
 use crate::settings::{ServiceSettings, Template, load_rules};
 use crate::vocabulary::causes::with_causes;
 
@@ -62,7 +63,9 @@ pub(super) fn run(args: CheckArgs, runtime: &RuntimeChoice) -> CommandResult {
     if let Some(settings) = &settings {
         findings.push(data_folder(settings));
         findings.push(disk(settings));
+        findings.push(database(settings)?);
         findings.push(open_door(settings));
+        findings.push(secrecy(settings));
         findings.push(model(settings));
         findings.extend(rules(settings));
         findings.extend(peers(settings)?);
@@ -137,6 +140,44 @@ fn disk(settings: &ServiceSettings) -> Finding {
     }
 }
 
+/// Whether the database of the data folder answers, and what in it waits for a person.
+fn database(settings: &ServiceSettings) -> std::io::Result<Finding> {
+    let path = settings.data_folder().join(FILE_NAME);
+    if !path.is_file() {
+        return Ok(Finding::ok("database", "none yet: it is made at the first start"));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let counted = runtime.block_on(async {
+        let store = Store::open_existing(&Place::File(path.clone())).await?;
+        let jobs = store.job_counts().await?;
+        let deliveries = store.delivery_counts().await?;
+        let peers: Vec<_> = settings.destinations.iter().map(|d| &d.to).collect();
+        let elsewhere = store.pending_elsewhere(&peers).await?;
+        store.close().await;
+        Ok::<_, StoreError>((jobs, deliveries, elsewhere))
+    });
+    let (jobs, deliveries, elsewhere) = match counted {
+        Ok(counted) => counted,
+        Err(error) => return Ok(Finding::bad("database", with_causes(&error))),
+    };
+    let n = |wanted| jobs.iter().find(|(state, _)| *state == wanted).map_or(0, |(_, n)| *n);
+    let of = |wanted| deliveries.iter().find(|(state, _)| *state == wanted).map_or(0, |(_, n)| *n);
+    let (failed, given_up, held) = (n(JobState::Failed), of(DeliveryState::Failed), of(DeliveryState::Held));
+    let mut notes = Vec::new();
+    if failed + given_up + held > 0 {
+        notes.push(format!(
+            "{failed} jobs failed, {given_up} deliveries given up, {held} held back: `oarlock jobs list` shows them"
+        ));
+    }
+    for (destination, n) in elsewhere {
+        notes.push(format!("{n} deliveries wait for {destination}, which the settings do not name"));
+    }
+    if notes.is_empty() {
+        return Ok(Finding::ok("database", format_args!("{} answers", path.display())));
+    }
+    Ok(Finding::note("database", notes.join("; ")))
+}
+
 fn open_door(settings: &ServiceSettings) -> Finding {
     let listen = &settings.listen;
     if listen.address.is_loopback() {
@@ -146,6 +187,19 @@ fn open_door(settings: &ServiceSettings) -> Finding {
     let text =
         format!("{} callers on {}, {n_anywhere} from any address", listen.callers.len(), listen.address);
     if n_anywhere > 0 { Finding::note("callers", text) } else { Finding::ok("callers", text) }
+}
+
+fn secrecy(settings: &ServiceSettings) -> Finding {
+    match tls_server(settings) {
+        Ok(Some(_loaded)) => {
+            Finding::ok("TLS", "certificate, key and authorities of listen.tls fit together")
+        }
+        Ok(None) if settings.listen.address.is_loopback() => Finding::ok("TLS", "off, on this machine only"),
+        Ok(None) => {
+            Finding::note("TLS", "off: whoever is on the network reads along and can claim any AE title")
+        }
+        Err(error) => Finding::bad("TLS", with_causes(&error)),
+    }
 }
 
 fn model(settings: &ServiceSettings) -> Finding {

@@ -13,7 +13,7 @@ use super::contouring::{contourer, load_model};
 use super::phantom::{self, PATIENT_SCAN};
 use super::send::send_all;
 use super::{CommandResult, RuntimeChoice, say};
-use crate::cli::{DemoArgs, SendArgs};
+use crate::cli::{DemoArgs, SendArgs, TlsArgs};
 use crate::learning::evaluate::{Comparison, HeldOut, Spread, compare};
 use crate::learning::phantom::{ATTRIBUTION, Patient, ScanGeometry, scan, shipped_anatomy};
 use crate::picture::{Outline, sheet};
@@ -78,6 +78,7 @@ pub(super) fn run(args: DemoArgs, runtime: &RuntimeChoice) -> CommandResult {
         path: ct,
         to: format!("OARLOCK@{}", service.address()).parse()?,
         ae_title: "SCANNER".parse()?,
+        tls: TlsArgs::default(),
     })?;
     if sent.n_failed > 0 {
         return Err(format!(

@@ -18,6 +18,7 @@ mod runtime;
 mod segment;
 mod send;
 mod serve;
+mod tls;
 mod train;
 
 use std::error::Error;

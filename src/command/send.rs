@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::tls::tls_client;
 use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::SendArgs;
 use crate::pipeline::delivery::{Kind, Scu, ScuError, ScuTimeouts, kind_of};
@@ -58,8 +59,10 @@ async fn send(
     args: &SendArgs,
     files: &[(PathBuf, Kind)],
 ) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
+    let tls = tls_client(&args.tls)?;
     let kinds: BTreeSet<Kind> = files.iter().map(|(_, kind)| kind.clone()).collect();
-    let mut scu = Scu::open(&args.to, &args.ae_title, &kinds, ScuTimeouts::default()).await?;
+    let mut scu =
+        Scu::open_with(&args.to, &args.ae_title, &kinds, ScuTimeouts::default(), tls.as_ref()).await?;
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} instances, {eta} left")?;
     let progress = ProgressBar::new(u64::try_from(files.len())?).with_style(style);
     let mut n_failed = 0;

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 
 use super::contouring::{contourer, load_model};
 use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::ServeArgs;
+use crate::pipeline::tls::TlsServer;
 use crate::service;
 use crate::settings::service::DestinationSettings;
 use crate::settings::{ServiceSettings, Template};
@@ -18,7 +20,12 @@ pub(super) fn run(args: ServeArgs, runtime: &RuntimeChoice) -> CommandResult {
     let (name, provider) = (model.name.clone(), model.network.provider());
     let usual = Template::load(&settings.structure_set.template)?;
     let contourer = contourer(model, usual, settings.formats(), runtime);
-    service::run(&settings, Some(contourer), shutdown(), |service| {
+    let tls = Arc::new(OnceLock::new());
+    let ends = shutdown_or_hang_up(Arc::clone(&tls));
+    service::run(&settings, Some(contourer), ends, |service| {
+        if let Some(server) = service.tls() {
+            tls.get_or_init(|| server);
+        }
         say(format_args!("{} listens on {}", settings.ae_title, service.address()));
         if let Some(address) = service.http_address() {
             say(format_args!("http://{address}/health and /metrics"));
@@ -48,6 +55,34 @@ fn settings(args: ServeArgs) -> Result<ServiceSettings, crate::settings::Setting
     }
     settings.check(Path::new("the command line"))?;
     Ok(settings)
+}
+
+/// Ready when Ctrl-C or SIGTERM comes; until then, SIGHUP has the certificates read again.
+async fn shutdown_or_hang_up(tls: Arc<OnceLock<Arc<TlsServer>>>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let hang_up = async {
+        let mut signal = match signal(SignalKind::hangup()) {
+            Ok(signal) => signal,
+            Err(error) => {
+                tracing::error!(%error, "SIGHUP will not be heard");
+                return std::future::pending().await;
+            }
+        };
+        while signal.recv().await.is_some() {
+            match tls.get().map(|server| server.reload()) {
+                Some(Ok(())) => tracing::info!("certificates are read again"),
+                Some(Err(error)) => {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::error!(error, "certificates cannot be read again; the ones before stay in use");
+                }
+                None => tracing::info!("SIGHUP reads certificates again, and there are none"),
+            }
+        }
+    };
+    tokio::select! {
+        () = shutdown() => {}
+        () = hang_up => {}
+    }
 }
 
 /// Ready when Ctrl-C or SIGTERM comes.

@@ -8,6 +8,7 @@ pub mod network;
 pub mod rtstruct;
 pub mod series;
 pub mod structures;
+pub mod tls;
 pub mod volume;
 
 use std::collections::BTreeMap;

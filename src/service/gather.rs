@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::store::{NewVersion, Store, StoreError, now_ms};
 use crate::pipeline::delivery::{ScuTimeouts, count_instances};
-use crate::pipeline::ingest::{Spool, StoredInstance};
+use crate::pipeline::ingest::{OnDisk, Spool, StoredInstance};
 use crate::pipeline::series::{
     Choice, Gathered, Gathering, Patience, Question, Rules, Subject, fingerprint_of,
 };
@@ -48,22 +48,25 @@ const QUESTIONS: usize = 16;
 
 impl Gatherer {
     /// What is on disk, compared with the store: series whose instances are those of their last version are done with,
-    /// or have a job; all others run through their quiet time again.
-    pub(super) async fn replay(&self, stored: Vec<StoredInstance>) -> Result<Gathering, StoreError> {
+    /// or have a job; all others run through their quiet time again. Only those are opened.
+    pub(super) async fn replay(&self, stored: Vec<OnDisk>) -> Result<Gathering, StoreError> {
         let known = self.store.known().await?;
-        let mut series = BTreeMap::<_, Vec<StoredInstance>>::new();
-        for instance in stored.into_iter().filter(is_ct) {
-            series.entry(instance.series_instance_uid.clone()).or_default().push(instance);
-        }
         let mut gathering = Gathering::new(self.patience).asking(self.ask.keys().cloned());
-        for (uid, mut instances) in series {
-            instances.sort_by(|a, b| a.sop_instance_uid.cmp(&b.sop_instance_uid));
-            let fingerprint = fingerprint_of(instances.iter().map(|i| &i.sop_instance_uid));
-            if known.get(uid.as_str()).is_some_and(|known| known.fingerprint == fingerprint) {
+        for OnDisk { series_instance_uid: uid, sop_instance_uids } in stored {
+            let is_known = |fingerprint: &str| {
+                known.get(uid.as_str()).is_some_and(|known| known.fingerprint == fingerprint)
+            };
+            if is_known(&fingerprint_of(&sop_instance_uids)) {
                 continue;
             }
-            gathering.receive(self.on_disk(&uid).await.unwrap_or(instances), Instant::now());
-            self.store.receiving(&uid, "", now_ms()).await?;
+            // Not all of a series need be CT.
+            let Some(instances) = self.on_disk(&uid).await.filter(|instances| !instances.is_empty()) else {
+                continue;
+            };
+            if !is_known(&fingerprint_of(instances.iter().map(|i| &i.sop_instance_uid))) {
+                gathering.receive(instances, Instant::now());
+                self.store.receiving(&uid, "", now_ms()).await?;
+            }
         }
         Ok(gathering)
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,6 +28,7 @@ pub(super) struct Shown {
     pub(super) store: Arc<Store>,
     /// The data folder, whose disk is measured.
     pub(super) folder: PathBuf,
+    pub(super) audit_lost: Arc<AtomicU64>,
 }
 
 /// Serves until `stop` turns true.
@@ -82,8 +83,20 @@ async fn metrics(shown: &Shown) -> Result<String, StoreError> {
     let mut text = String::new();
     let counters = [
         ("oarlock_connections_total", "Connections taken.", &shown.ingest.connections),
+        (
+            "oarlock_associations_rejected_total",
+            "Associations rejected or not asked for properly.",
+            &shown.ingest.rejected,
+        ),
+        ("oarlock_associations_broken_total", "Associations broken off.", &shown.ingest.broken),
+        (
+            "oarlock_tls_handshakes_failed_total",
+            "Connections without a TLS handshake.",
+            &shown.ingest.tls_failed,
+        ),
         ("oarlock_instances_stored_total", "Instances stored.", &shown.ingest.stored),
         ("oarlock_instances_refused_total", "Instances refused.", &shown.ingest.refused),
+        ("oarlock_audit_events_lost_total", "Audit events that could not be kept.", &*shown.audit_lost),
         ("oarlock_series_contoured_total", "Series contoured.", &shown.work.contoured),
         ("oarlock_series_refused_total", "Series refused for what they are.", &shown.work.refused),
         ("oarlock_series_failed_total", "Series failed by the machine's fault.", &shown.work.failed),

@@ -7,6 +7,7 @@
 //! What is on disk is the truth about what was received and made; the database is the truth about what is to be done
 //! with it. At the start the two are compared, and what the database does not know is gathered again.
 
+pub mod audit;
 pub mod failure;
 mod gather;
 mod http;
@@ -37,13 +38,17 @@ pub use worker::{Contourer, Formatted, MadeStructureSet};
 
 use crate::pipeline::delivery::{Notices, OutboxError, OutboxFolder, RetryPolicy, ScuTimeouts};
 use crate::pipeline::ingest::{
-    Caller, Callers, Listener, ListenerOptions, Spool, SpoolError, SpoolLimits, StorageClasses,
-    StoredInstance,
+    Caller, Callers, Listener, ListenerLimits, ListenerOptions, Spool, SpoolError, SpoolLimits,
+    StorageClasses, StoredInstance,
 };
 use crate::pipeline::rtstruct::Format;
 use crate::pipeline::series::Patience;
-use crate::settings::service::{CalledAeTitle, DestinationSettings, ServiceSettings, StorageClass, seconds};
+use crate::pipeline::tls::{ClientCertificates, TlsError, TlsServer, TlsServerFiles};
+use crate::settings::service::{
+    self as settings_of, CalledAeTitle, DestinationSettings, ServiceSettings, StorageClass, seconds,
+};
 use crate::settings::{SettingsError, load_rules};
+use audit::{AuditError, AuditEvent, AuditTrail, AuditWriter};
 use gather::Gatherer;
 use http::Shown;
 use queue::{Now, Queue};
@@ -95,6 +100,12 @@ pub enum ServiceError {
         #[source]
         source: io::Error,
     },
+    /// The audit trail.
+    #[error("the audit trail cannot be kept")]
+    Audit(#[source] AuditError),
+    /// Certificates and keys.
+    #[error("TLS cannot be set up as listen.tls says")]
+    Tls(#[source] TlsError),
     /// Threads.
     #[error("the system gives no threads")]
     Threads(#[source] io::Error),
@@ -111,6 +122,9 @@ pub struct Service {
     listener: tokio::task::JoinHandle<()>,
     threads: Vec<JoinHandle<()>>,
     store: Arc<Store>,
+    tls: Option<Arc<TlsServer>>,
+    audit: AuditTrail,
+    audit_writer: AuditWriter,
     _lock: File,
 }
 
@@ -155,9 +169,18 @@ impl Service {
         let told = Notices::start(webhooks, settings.ae_title.to_string(), scu_timeouts(settings));
         let (notices, telling) = told.map_err(ServiceError::Threads)?;
         let outbox = outbox(settings, (&folder, &node), &store, notices.clone())?;
-        runtime.block_on(resume(&store, &outbox, &node))?;
+        let names: Vec<String> = settings.destinations.iter().map(|d| d.to.name.clone()).collect();
+        runtime.block_on(resume(&store, &outbox, &node, &names))?;
         let (arrivals, arrived) = mpsc::channel(ARRIVALS);
-        let bound = runtime.block_on(bind(settings, Arc::clone(&spool), arrivals))?;
+        let (audit, audit_writer) =
+            AuditTrail::start(&settings.audit, &settings.ae_title, &folder).map_err(ServiceError::Audit)?;
+        let tls = tls_server(settings).map_err(ServiceError::Tls)?.map(Arc::new);
+        let bound = runtime.block_on(bind(
+            settings,
+            listener_options(settings, tls.clone(), &audit),
+            Arc::clone(&spool),
+            arrivals,
+        ))?;
 
         let work = Arc::new(WorkCounters::default());
         let mut threads: Vec<_> = telling.into_iter().collect();
@@ -204,14 +227,29 @@ impl Service {
             work,
             store: Arc::clone(&store),
             folder: settings.data_folder(),
+            audit_lost: audit.lost(),
         });
         if let Some(socket) = bound.http {
             runtime.spawn(http::serve(socket, shown, stopped.clone()));
         }
         let listener = runtime.spawn(bound.listener.serve(stopped));
+        audit.tell(AuditEvent::Started);
         let grace = seconds(settings.stop_grace_s);
         let (address, http) = (bound.address, bound.http_address);
-        Ok(Self { address, http, stop, grace, runtime, listener, threads, store, _lock: lock })
+        Ok(Self {
+            address,
+            http,
+            stop,
+            grace,
+            runtime,
+            listener,
+            threads,
+            store,
+            tls,
+            audit,
+            audit_writer,
+            _lock: lock,
+        })
     }
 
     /// Where it listens for DICOM: with the port that was chosen.
@@ -224,6 +262,12 @@ impl Service {
     #[must_use]
     pub fn http_address(&self) -> Option<SocketAddr> {
         self.http
+    }
+
+    /// TLS of the Store SCP, to have its files read again.
+    #[must_use]
+    pub fn tls(&self) -> Option<Arc<TlsServer>> {
+        self.tls.clone()
     }
 
     /// Ends in order: the instances, the delivery and the series in hand are finished within the grace time; what
@@ -255,6 +299,8 @@ impl Service {
             tracing::warn!("the database was still in use; nothing is lost");
         }
         self.runtime.shutdown_timeout(Duration::from_secs(1));
+        self.audit.tell(AuditEvent::Stopped);
+        self.audit_writer.finish();
     }
 }
 
@@ -267,14 +313,13 @@ struct Bound {
 
 async fn bind(
     settings: &ServiceSettings,
+    options: ListenerOptions,
     spool: Arc<Spool>,
     arrivals: mpsc::Sender<StoredInstance>,
 ) -> Result<Bound, ServiceError> {
     let address = SocketAddr::new(settings.listen.address, settings.listen.port);
     let failed = |address| move |source| ServiceError::Bind { address, source };
-    let listener = Listener::bind(address, listener_options(settings), spool, arrivals)
-        .await
-        .map_err(failed(address))?;
+    let listener = Listener::bind(address, options, spool, arrivals).await.map_err(failed(address))?;
     let address = listener.local_address().map_err(failed(address))?;
     let mut bound = Bound { listener, address, http: None, http_address: None };
     if let Some(http) = settings.http {
@@ -310,14 +355,35 @@ fn max_instance_bytes(settings: &ServiceSettings) -> usize {
     settings.listen.max_instance_mb.saturating_mul(1_000_000)
 }
 
-fn listener_options(settings: &ServiceSettings) -> ListenerOptions {
+/// TLS of the Store SCP as the settings say, its files read.
+///
+/// # Errors
+/// [`TlsError`] names the file and what is wrong with it.
+pub fn tls_server(settings: &ServiceSettings) -> Result<Option<TlsServer>, TlsError> {
+    let Some(tls) = &settings.listen.tls else { return Ok(None) };
+    let authorities = tls.client_authorities.clone().unwrap_or_default();
+    let client_certificates = match tls.client_certificates {
+        settings_of::ClientCertificates::Required => ClientCertificates::Required(authorities),
+        settings_of::ClientCertificates::Optional => ClientCertificates::Optional(authorities),
+        settings_of::ClientCertificates::Off => ClientCertificates::Off,
+    };
+    let (certificate, key) = (tls.certificate.clone(), tls.key.clone());
+    TlsServer::load(TlsServerFiles { certificate, key, client_certificates }).map(Some)
+}
+
+fn listener_options(
+    settings: &ServiceSettings,
+    tls: Option<Arc<TlsServer>>,
+    audit: &AuditTrail,
+) -> ListenerOptions {
     let listen = &settings.listen;
-    let callers = listen.callers.iter().map(|c| Caller { ae_title: c.ae_title.clone(), address: c.address });
+    let callers = listen.callers.iter().map(|c| Caller { ae_title: c.ae_title.clone(), network: c.address });
     let uids = listen.storage_classes.iter().filter_map(|class| match class {
         StorageClass::Any => None,
         StorageClass::Uid(uid) => Some(uid.clone()),
     });
     ListenerOptions {
+        tls,
         called: (listen.called_ae_title == CalledAeTitle::Own).then(|| settings.ae_title.clone()),
         callers: if listen.callers.is_empty() { Callers::Any } else { Callers::Listed(callers.collect()) },
         storage_classes: if listen.storage_classes.contains(&StorageClass::Any) {
@@ -325,9 +391,18 @@ fn listener_options(settings: &ServiceSettings) -> ListenerOptions {
         } else {
             StorageClasses::Listed(uids.collect())
         },
-        max_associations: listen.max_associations,
-        max_instance_bytes: max_instance_bytes(settings),
-        idle_timeout: seconds(listen.idle_timeout_s),
+        witness: audit.witness(),
+        limits: ListenerLimits {
+            max_associations: listen.max_associations,
+            max_associations_per_caller: listen.max_associations_per_caller,
+            max_connections_per_address: listen.max_connections_per_address,
+            max_instance_bytes: max_instance_bytes(settings),
+            max_in_hand_bytes: listen.max_in_hand_mb.saturating_mul(1_000_000),
+            request_timeout: seconds(listen.request_timeout_s),
+            idle_timeout: seconds(listen.idle_timeout_s),
+            message_timeout: seconds(listen.message_timeout_s),
+            association_timeout: seconds(listen.association_timeout_s),
+        },
     }
 }
 
@@ -377,7 +452,12 @@ fn take_over(folder: &Path, objects: &OutboxFolder) -> Result<(), ServiceError> 
 }
 
 /// What the earlier process of this folder left: its leases, and what it delivered last.
-async fn resume(store: &Store, outbox: &Outbox, node: &str) -> Result<(), ServiceError> {
+async fn resume(
+    store: &Store,
+    outbox: &Outbox,
+    node: &str,
+    destinations: &[String],
+) -> Result<(), ServiceError> {
     let (queue, now) = (Queue::new(store, node, worker::LEASE), store::now_ms());
     let released = queue.release_all(now).await.map_err(ServiceError::Store)?;
     let retried = queue.retry_failed(now).await.map_err(ServiceError::Store)?;
@@ -385,6 +465,14 @@ async fn resume(store: &Store, outbox: &Outbox, node: &str) -> Result<(), Servic
         tracing::info!(in_work = released, failed = retried, "jobs of the earlier run are done again");
     }
     store.release_deliveries().await.map_err(ServiceError::Store)?;
+    let elsewhere = store.pending_elsewhere(destinations).await.map_err(ServiceError::Store)?;
+    for (destination, n_deliveries) in elsewhere {
+        tracing::warn!(
+            destination,
+            n_deliveries,
+            "deliveries wait for a destination that the settings do not name"
+        );
+    }
     outbox.settle_delivered().await.map_err(ServiceError::Settle)
 }
 

@@ -130,6 +130,9 @@ impl Outbox {
     /// # Errors
     /// [`AddError`].
     pub async fn settle_delivered(&self) -> Result<(), AddError> {
+        if !self.folder.holds_any().map_err(AddError::Object)? {
+            return Ok(());
+        }
         for delivery in self.store.deliveries(None).await.map_err(AddError::Store)? {
             if delivery.state == DeliveryState::Delivered {
                 self.folder.settle(&delivery.delivery, &delivery.destination).map_err(AddError::Object)?;

@@ -123,7 +123,7 @@ impl NameTable {
     pub fn read(path: &Path) -> Result<Self, SettingsError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| SettingsError::Read { path: path.to_owned(), source })?;
-        serde_yaml::from_str(&text).map_err(|source| SettingsError::Yaml { path: path.to_owned(), source })
+        super::yaml::from_str(&text).map_err(|source| SettingsError::Yaml { path: path.to_owned(), source })
     }
 }
 

@@ -133,7 +133,7 @@ impl DatasetMap {
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, SettingsError> {
-        let file: InFile = serde_yaml::from_str(text)
+        let file: InFile = super::yaml::from_str(text)
             .map_err(|source| SettingsError::Yaml { path: path.to_owned(), source })?;
         let wrong = |key, found: &str, allowed| SettingsError::Value {
             path: path.to_owned(),

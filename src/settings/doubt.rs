@@ -10,8 +10,8 @@ use crate::pipeline::anatomy::Calibration;
 /// # Errors
 /// [`SettingsError`]: not of this form, other features than this program's, numbers that are none.
 pub fn calibration_of_text(text: &str, path: &Path) -> Result<Calibration, SettingsError> {
-    let calibration: Calibration =
-        serde_yaml::from_str(text).map_err(|source| SettingsError::Yaml { path: path.to_owned(), source })?;
+    let calibration: Calibration = super::yaml::from_str(text)
+        .map_err(|source| SettingsError::Yaml { path: path.to_owned(), source })?;
     let refused = |source| SettingsError::Calibration { path: path.to_owned(), source: Box::new(source) };
     calibration.check().map_err(refused)?;
     Ok(calibration)

@@ -64,7 +64,7 @@ impl Manifest {
     /// # Errors
     /// [`SettingsError`] when it is not a manifest or names a file outside its folder.
     pub fn parse(text: &str, path: &Path) -> Result<Self, SettingsError> {
-        let manifest: Self = serde_yaml::from_str(text)
+        let manifest: Self = super::yaml::from_str(text)
             .map_err(|source| SettingsError::Yaml { path: path.to_path_buf(), source })?;
         let climbs = |file: &str| file.is_empty() || file.contains(['/', '\\']) || file.starts_with('.');
         for model in &manifest.models {

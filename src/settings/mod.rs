@@ -1,5 +1,6 @@
 //! YAML to checked values; the only place that knows YAML.
 
+pub mod audit;
 mod checkpoint_names;
 mod dataset_map;
 pub mod destinations;
@@ -12,7 +13,9 @@ mod rules;
 pub mod service;
 mod synthetic;
 mod templates;
+pub mod tls;
 mod train;
+mod yaml;
 
 use std::path::PathBuf;
 

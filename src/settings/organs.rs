@@ -90,7 +90,7 @@ impl StructureTemplate {
     }
 
     fn parse(yaml: &str, path: &Path) -> Result<Self, SettingsError> {
-        let file: TemplateFile = serde_yaml::from_str(yaml)
+        let file: TemplateFile = super::yaml::from_str(yaml)
             .map_err(|source| SettingsError::Yaml { path: path.to_owned(), source })?;
         let wrong = |key, found: &str, allowed| SettingsError::Value {
             path: path.to_owned(),

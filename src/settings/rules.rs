@@ -185,7 +185,7 @@ pub fn load_rules(settings: &ServiceSettings) -> Result<Option<Rules>, SettingsE
     let read = |source| SettingsError::Read { path: path.clone(), source };
     let text = std::fs::read_to_string(path).map_err(read)?;
     let file: File =
-        serde_yaml::from_str(&text).map_err(|source| SettingsError::Yaml { path: path.clone(), source })?;
+        super::yaml::from_str(&text).map_err(|source| SettingsError::Yaml { path: path.clone(), source })?;
     let mut rules: Vec<Rule> = Vec::new();
     for entry in file.rules {
         if entry.name.is_empty() || rules.iter().any(|rule| rule.name == entry.name) {

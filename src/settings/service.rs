@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 
 use super::SettingsError;
+use super::audit::AuditSettings;
 pub use super::destinations::DestinationSettings;
 pub use super::notifications::NotificationSettings;
 use crate::pipeline::anatomy::AnatomySettings;
@@ -30,6 +32,8 @@ pub struct ServiceSettings {
     pub stop_grace_s: f64,
     /// The Store SCP.
     pub listen: ListenSettings,
+    /// The audit trail.
+    pub audit: AuditSettings,
     /// When a series is complete.
     pub series: SeriesSettings,
     /// File of the rules that select series; `None` takes all. A relative path is beside the settings' file.
@@ -63,16 +67,71 @@ pub struct ListenSettings {
     /// What may be stored.
     #[serde(deserialize_with = "storage_classes")]
     pub storage_classes: Vec<StorageClass>,
+    /// TLS; without it everything is said in the clear.
+    pub tls: Option<ListenTls>,
+    /// Where peers may call without TLS.
+    pub plaintext: Plaintext,
     /// Associations at a time.
     pub max_associations: usize,
+    /// Associations at a time of one AE title at one address.
+    pub max_associations_per_caller: usize,
+    /// Connections at a time from one address.
+    pub max_connections_per_address: usize,
     /// The longest data set, MB (10^6 bytes).
     pub max_instance_mb: usize,
+    /// All data sets that are being received, MB (10^6 bytes).
+    pub max_in_hand_mb: usize,
     /// What must stay free on the disk, MB (10^6 bytes).
     pub min_free_mb: u64,
     /// What must be free for a series to begin, MB (10^6 bytes); `None` is twice `min_free_mb`.
     pub new_series_free_mb: Option<u64>,
+    /// From the connection to the end of the association request, s (ARTIM).
+    pub request_timeout_s: f64,
     /// For a whole PDU to come or to go, s.
     pub idle_timeout_s: f64,
+    /// For a whole message, s.
+    pub message_timeout_s: f64,
+    /// For a whole association, s.
+    pub association_timeout_s: f64,
+}
+
+/// TLS of the Store SCP; all files are PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenTls {
+    /// Our certificate, and after it those between it and its root.
+    pub certificate: PathBuf,
+    /// Its private key, without a password.
+    pub key: PathBuf,
+    /// What peers must show.
+    #[serde(default)]
+    pub client_certificates: ClientCertificates,
+    /// The authorities of their certificates.
+    #[serde(default)]
+    pub client_authorities: Option<PathBuf>,
+}
+
+/// What a peer that calls over TLS must show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientCertificates {
+    /// A certificate.
+    #[default]
+    Required,
+    /// A good certificate, or none.
+    Optional,
+    /// Nothing.
+    Off,
+}
+
+/// Where peers may call without TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Plaintext {
+    /// On this machine only.
+    Loopback,
+    /// Over the network: whoever can listen there reads along, and can claim any AE title.
+    Anywhere,
 }
 
 /// Which called AE titles are taken.
@@ -92,9 +151,9 @@ pub struct CallerSettings {
     /// Its AE title.
     #[serde(deserialize_with = "ae_title")]
     pub ae_title: AeTitle,
-    /// The address it must call from; any without it.
-    #[serde(default)]
-    pub address: Option<IpAddr>,
+    /// The address or network it must call from; any without it.
+    #[serde(default, deserialize_with = "network")]
+    pub address: Option<IpNet>,
 }
 
 /// A kind of instance that may be stored.
@@ -172,6 +231,7 @@ impl Default for ServiceSettings {
             http: None,
             stop_grace_s: 30.0,
             listen: ListenSettings::default(),
+            audit: AuditSettings::default(),
             series: SeriesSettings::default(),
             rules: None,
             network: NetworkSettings::default(),
@@ -195,11 +255,19 @@ impl Default for ListenSettings {
                 .iter()
                 .map(|(_, uid)| StorageClass::Uid((*uid).to_owned()))
                 .collect(),
+            tls: None,
+            plaintext: Plaintext::Loopback,
             max_associations: 32,
+            max_associations_per_caller: 16,
+            max_connections_per_address: 128,
             max_instance_mb: 1_024,
+            max_in_hand_mb: 2_048,
             min_free_mb: 2_000,
             new_series_free_mb: None,
+            request_timeout_s: 10.0,
             idle_timeout_s: 60.0,
+            message_timeout_s: 600.0,
+            association_timeout_s: 86_400.0,
         }
     }
 }
@@ -272,7 +340,7 @@ impl ServiceSettings {
     pub fn load(path: &Path) -> Result<Self, SettingsError> {
         let read = |source| SettingsError::Read { path: path.to_owned(), source };
         let text = std::fs::read_to_string(path).map_err(read)?;
-        let mut settings: Self = serde_yaml::from_str(&text)
+        let mut settings: Self = super::yaml::from_str(&text)
             .map_err(|source| SettingsError::Yaml { path: path.to_owned(), source })?;
         let beside = path.parent().unwrap_or(Path::new(""));
         settings.rules = settings.rules.map(|rules| beside.join(rules));
@@ -290,7 +358,10 @@ impl ServiceSettings {
         };
         let durations = [
             ("stop_grace_s", self.stop_grace_s),
+            ("listen.request_timeout_s", self.listen.request_timeout_s),
             ("listen.idle_timeout_s", self.listen.idle_timeout_s),
+            ("listen.message_timeout_s", self.listen.message_timeout_s),
+            ("listen.association_timeout_s", self.listen.association_timeout_s),
             ("series.quiet_time_s", self.series.quiet_time_s),
             ("series.incomplete_wait_s", self.series.incomplete_wait_s),
             ("delivery.connect_timeout_s", self.delivery.connect_timeout_s),
@@ -308,15 +379,42 @@ impl ServiceSettings {
         if !(1..=1_000).contains(&listen.max_associations) {
             return value("listen.max_associations", &listen.max_associations, "1 to 1000");
         }
+        for (key, found) in [
+            ("listen.max_associations_per_caller", listen.max_associations_per_caller),
+            ("listen.max_connections_per_address", listen.max_connections_per_address),
+        ] {
+            if !(1..=1_000).contains(&found) {
+                return value(key, &found, "1 to 1000");
+            }
+        }
         if !(1..=4_096).contains(&listen.max_instance_mb) {
             return value("listen.max_instance_mb", &listen.max_instance_mb, "1 to 4096");
         }
         if let Some(name) = super::destinations::repeated_name(&self.destinations) {
             return value("destinations", &name, "each name (or peer) once");
         }
+        if !(listen.max_instance_mb..=1_000_000).contains(&listen.max_in_hand_mb) {
+            return value(
+                "listen.max_in_hand_mb",
+                &listen.max_in_hand_mb,
+                "listen.max_instance_mb to 1000000",
+            );
+        }
         if !listen.address.is_loopback() && listen.callers.is_empty() {
             let allowed = "at least one caller, because listen.address is not loopback";
             return value("listen.callers", &"empty", allowed);
+        }
+        if !listen.address.is_loopback() && listen.tls.is_none() && listen.plaintext == Plaintext::Loopback {
+            let allowed = "listen.tls, or anywhere, because listen.address is not loopback";
+            return value("listen.plaintext", &"loopback, without listen.tls", allowed);
+        }
+        if let Some(tls) = &listen.tls
+            && (tls.client_certificates == ClientCertificates::Off) != tls.client_authorities.is_none()
+        {
+            let found =
+                tls.client_authorities.as_ref().map_or("none".to_owned(), |p| p.display().to_string());
+            let allowed = "a file, and none where listen.tls.client_certificates is off";
+            return value("listen.tls.client_authorities", &found, allowed);
         }
         Ok(())
     }
@@ -362,6 +460,15 @@ fn peer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Peer, D::Error> {
     parsed("peer", &String::deserialize(deserializer)?)
 }
 
+/// An address, or a network as 10.0.0.0/24.
+fn network<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpNet>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match text.parse::<IpAddr>() {
+        Ok(address) => Ok(Some(address.to_canonical().into())),
+        Err(_no_address) => parsed("address", &text).map(Some),
+    }
+}
+
 fn storage_classes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<StorageClass>, D::Error> {
     Vec::<String>::deserialize(deserializer)?.iter().map(|text| parsed("storage_classes", text)).collect()
 }
@@ -396,6 +503,9 @@ mod tests {
         assert_eq!(full.destinations.len(), 4);
         assert_eq!(full.listen.callers.len(), 2);
         assert!(full.http.is_some() && full.data_dir.is_some() && full.rules.is_some());
+        assert!(full.listen.tls.is_some() && full.audit.file.is_some());
+        assert_eq!(full.audit.syslog.unwrap().to_string(), "tls://audit.hospital.example:6514");
+        assert!(full.audit.tls.certificate.is_some());
     }
 
     #[test]
@@ -406,6 +516,13 @@ mod tests {
             ("series: {quiet_time_s: -1}", ["series.quiet_time_s", "0.001 to"]),
             ("listen: {storage_classes: [mr]}", ["storage_classes", "enhanced_ct"]),
             ("listen: {address: 0.0.0.0}", ["listen.callers", "at least one caller"]),
+            ("listen: {address: 0.0.0.0, callers: [{ae_title: A}]}", ["listen.plaintext", "listen.tls"]),
+            ("listen: {callers: [{ae_title: A, address: 10.0.0.0/33}]}", ["address", "listen"]),
+            ("listen: {tls: {certificate: a, key: b}}", ["listen.tls.client_authorities", "off"]),
+            ("listen: {max_in_hand_mb: 7}", ["listen.max_in_hand_mb", "listen.max_instance_mb"]),
+            ("listen: {max_connections_per_address: 0}", ["listen.max_connections_per_address", "1 to"]),
+            ("audit: {syslog: audit.hospital.example}", ["udp://HOST:514", "found"]),
+            ("audit: {patients: some}", ["hashed", "clear"]),
             ("destinations: [{peer: ECLIPSE}]", ["peer", "AET@HOST:PORT"]),
             ("listen: {called_ae_title: mine}", ["called_ae_title", "own"]),
             ("anatomy: {lungs: true}", ["lungs", "one_piece"]),

@@ -238,7 +238,7 @@ impl TrainRecipe {
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, SettingsError> {
-        let mut recipe: Self = serde_yaml::from_str(text)
+        let mut recipe: Self = super::yaml::from_str(text)
             .map_err(|source| SettingsError::Yaml { path: path.to_path_buf(), source })?;
         text.clone_into(&mut recipe.text);
         match recipe.objection() {

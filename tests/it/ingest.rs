@@ -156,7 +156,7 @@ fn only_listed_callers_and_our_own_title_when_so_set() {
     let folder = tempfile::tempdir().unwrap();
     let service = service(folder.path(), None, |s| {
         s.listen.called_ae_title = CalledAeTitle::Own;
-        let other = Some("10.9.8.7".parse().unwrap());
+        let other = Some("10.9.8.0/24".parse().unwrap());
         let caller = |title: &str, address| CallerSettings { ae_title: title.parse().unwrap(), address };
         s.listen.callers = vec![caller("TEST", None), caller("FAR", other)];
     });

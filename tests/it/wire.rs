@@ -1,7 +1,7 @@
 //! A DICOM peer that breaks any rule on request: PDUs and data sets written by hand (PS3.8 9.3, PS3.5 7.1).
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -38,13 +38,18 @@ pub(crate) fn echoes(address: SocketAddr) -> bool {
 }
 
 /// Waits until `done` gives a value.
-pub(crate) fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, done: impl FnMut() -> Option<T>) -> T {
+    wait_within(LIMIT, what, done)
+}
+
+/// Waits so long until `done` gives a value.
+pub(crate) fn wait_within<T>(limit: Duration, what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(value) = done() {
             return value;
         }
-        assert!(started.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
+        assert!(started.elapsed() < limit, "{what}: not within {limit:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -127,6 +132,22 @@ impl Wire {
         Self(socket)
     }
 
+    /// Connects from another address of loopback.
+    pub(crate) fn connect_from(from: Ipv4Addr, address: SocketAddr) -> Self {
+        use socket2::{Domain, Socket, Type};
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        socket.set_write_timeout(Some(LIMIT)).unwrap();
+        Self(socket.into())
+    }
+
+    /// Ends the connection with a reset instead of in order.
+    pub(crate) fn reset(self) {
+        socket2::SockRef::from(&self.0).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
     /// Connects and associates with CT Image in explicit VR on context 1.
     pub(crate) fn associated(address: SocketAddr) -> Self {
         let mut wire = Self::connect(address);
@@ -135,9 +156,9 @@ impl Wire {
         wire
     }
 
-    /// Sends; that the other side has closed already is no failure of the test.
-    pub(crate) fn send(&mut self, bytes: &[u8]) {
-        drop(self.0.write_all(bytes));
+    /// Sends, and says whether it went: that the other side has closed already is no failure of the test.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> bool {
+        self.0.write_all(bytes).is_ok()
     }
 
     /// The next PDU, or `None` when the connection is closed.
@@ -152,6 +173,19 @@ impl Wire {
         let mut body = vec![0; usize::try_from(length).unwrap()];
         self.0.read_exact(&mut body).unwrap();
         Some((header[0], body))
+    }
+
+    /// Tells the other side that no more comes.
+    pub(crate) fn end_of_sending(&mut self) {
+        drop(self.0.shutdown(std::net::Shutdown::Write));
+    }
+
+    /// Whether something has come, or the connection has ended.
+    pub(crate) fn has_answer(&mut self) -> bool {
+        self.0.set_nonblocking(true).unwrap();
+        let looked = self.0.peek(&mut [0]);
+        self.0.set_nonblocking(false).unwrap();
+        !looked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
     /// Sends a C-STORE-RQ on context 1 and gives the status of its answer.

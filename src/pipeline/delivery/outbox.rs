@@ -125,6 +125,15 @@ impl OutboxFolder {
         sync_parent(&delivered)
     }
 
+    /// Whether any object still has to go, or was delivered without a note on disk.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read.
+    pub fn holds_any(&self) -> Result<bool, OutboxError> {
+        let entries = fs::read_dir(&self.folder).map_err(io_error("reading", &self.folder))?;
+        Ok(entries.flatten().any(|entry| entry.path().extension().is_some_and(|e| e == "dcm")))
+    }
+
     /// Whether a peer has it, as the disk says.
     #[must_use]
     pub fn is_delivered(&self, delivery: &str, destination: &str) -> bool {

@@ -28,6 +28,7 @@ use crate::pipeline::ingest::data_set::{self, DataSetError, Keep};
 use crate::pipeline::ingest::part10::{self, Part10Error};
 use crate::pipeline::ingest::pdu::{COMMAND, LAST, MAX_P_DATA, PduError, PduStream, kind};
 use crate::pipeline::ingest::receiver::{FragmentError, split_fragment};
+use crate::pipeline::tls::{Socket, TlsClient};
 use crate::vocabulary::dicom::dimse::{self, InvalidCommand, Response, VERIFICATION};
 use crate::vocabulary::dicom::{
     AeTitle, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Peer, SopClassUid, SopInstanceUid,
@@ -55,6 +56,17 @@ pub enum ScuError {
     /// No connection.
     #[error("{peer} cannot be reached: is the address right, does it run, does a firewall stand between?")]
     Unreachable {
+        /// Who.
+        peer: Peer,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No TLS handshake.
+    #[error(
+        "no TLS handshake with {peer}: does it speak TLS on this port, and do both believe each other's certificate?"
+    )]
+    Tls {
         /// Who.
         peer: Peer,
         /// Why.
@@ -166,7 +178,8 @@ impl ScuError {
             }
             // A peer that does not know us yet often does a day later, so even a permanent reject is tried again.
             Self::Rejected { .. } => false,
-            Self::Unreachable { .. } | Self::Unexpected { .. } | Self::Pdu { .. } => false,
+            Self::Unreachable { .. } | Self::Tls { .. } => false,
+            Self::Unexpected { .. } | Self::Pdu { .. } => false,
             Self::Answer { .. } | Self::Fragments { .. } => false,
         }
     }
@@ -222,8 +235,21 @@ struct Accepted {
 /// # Errors
 /// [`ScuError`].
 pub async fn echo(peer: &Peer, calling: &AeTitle, timeouts: ScuTimeouts) -> Result<(), ScuError> {
+    echo_with(peer, calling, timeouts, None).await
+}
+
+/// As [`echo`], over TLS where one is given.
+///
+/// # Errors
+/// [`ScuError`].
+pub async fn echo_with(
+    peer: &Peer,
+    calling: &AeTitle,
+    timeouts: ScuTimeouts,
+    tls: Option<&TlsClient>,
+) -> Result<(), ScuError> {
     let proposed = [(VERIFICATION.to_owned(), uids::IMPLICIT_VR_LITTLE_ENDIAN.to_owned())];
-    let mut scu = Scu::associate(peer, calling, &proposed, timeouts).await?;
+    let mut scu = Scu::associate(peer, calling, &proposed, timeouts, tls).await?;
     let context = scu.contexts.first().map(|c| c.id).ok_or_else(|| ScuError::NoContext {
         peer: peer.clone(),
         class: VERIFICATION.to_owned(),
@@ -247,6 +273,20 @@ impl Scu {
         kinds: &BTreeSet<Kind>,
         timeouts: ScuTimeouts,
     ) -> Result<Self, ScuError> {
+        Self::open_with(peer, calling, kinds, timeouts, None).await
+    }
+
+    /// As [`Scu::open`], over TLS where one is given.
+    ///
+    /// # Errors
+    /// [`ScuError`].
+    pub async fn open_with(
+        peer: &Peer,
+        calling: &AeTitle,
+        kinds: &BTreeSet<Kind>,
+        timeouts: ScuTimeouts,
+        tls: Option<&TlsClient>,
+    ) -> Result<Self, ScuError> {
         let mut proposed = BTreeSet::new();
         for kind in kinds {
             let stored = kind.transfer_syntax_uid.as_str();
@@ -254,7 +294,7 @@ impl Scu {
             proposed.extend(syntaxes.into_iter().map(|s| (kind.sop_class_uid.to_string(), s.to_owned())));
         }
         let proposed: Vec<_> = proposed.into_iter().collect();
-        Self::associate(peer, calling, &proposed, timeouts).await
+        Self::associate(peer, calling, &proposed, timeouts, tls).await
     }
 
     async fn associate(
@@ -262,6 +302,7 @@ impl Scu {
         calling: &AeTitle,
         proposed: &[(String, String)],
         timeouts: ScuTimeouts,
+        tls: Option<&TlsClient>,
     ) -> Result<Self, ScuError> {
         if proposed.len() > 128 {
             return Err(ScuError::TooManyContexts(proposed.len()));
@@ -271,6 +312,16 @@ impl Scu {
         let socket = match timeout(timeouts.connect, TcpStream::connect((host, peer.port))).await {
             Ok(connected) => connected.map_err(unreachable)?,
             Err(_elapsed) => return Err(unreachable(io::ErrorKind::TimedOut.into())),
+        };
+        let socket = match tls {
+            None => Socket::from(socket),
+            Some(tls) => match timeout(timeouts.connect, tls.connect(host, socket)).await {
+                Ok(Ok(socket)) => socket,
+                Ok(Err(source)) => return Err(ScuError::Tls { peer: peer.clone(), source }),
+                Err(_elapsed) => {
+                    return Err(ScuError::Tls { peer: peer.clone(), source: io::ErrorKind::TimedOut.into() });
+                }
+            },
         };
         let broken = |source| ScuError::Pdu { peer: peer.clone(), source };
         let mut stream = PduStream::new(socket).map_err(broken)?;

@@ -1,7 +1,9 @@
 //! One association: who may call, with what, and what is answered.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dicom_dictionary_std::uids;
@@ -12,12 +14,16 @@ use dicom_ul::pdu::{
 };
 use tokio::net::TcpStream;
 use tokio::sync::{SemaphorePermit, watch};
+use tokio::time::{Instant, timeout_at};
 
 use super::data_set::EXPLICIT_VR_BIG_ENDIAN;
-use super::listener::{Shared, StorageClasses};
-use super::pdu::{AbortReason, MAX_P_DATA, PduError, PduStream, kind};
+use super::listener::{ListenerLimits, Shared, StorageClasses};
+use super::pdu::{self, AbortReason, MAX_P_DATA, PduError, PduStream, kind};
 use super::receiver::{DataSet, Message, Receiver};
 use super::spool::{Incoming, Stored};
+use super::tally;
+use super::witness::{IngestEvent, StudyOf, study_of};
+use crate::pipeline::tls::Socket;
 use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::dicom::dimse::{
     OtherRequest, Request, STORAGE_COMMITMENT, StoreRequest, StoreStatus, VERIFICATION,
@@ -28,9 +34,6 @@ use crate::vocabulary::dicom::{
 
 /// DICOM application context name (PS3.7 A.2.1).
 pub(crate) const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
-
-/// From accept to A-ASSOCIATE-RQ (PS3.8 9.1.4).
-const ARTIM: Duration = Duration::from_secs(10);
 
 /// How long a message in hand may still take once we are asked to stop.
 const GRACE: Duration = Duration::from_secs(10);
@@ -79,8 +82,16 @@ struct Accepted {
     contexts: Vec<Context>,
 }
 
+/// The right to an association, given back when dropped.
+enum Place<'a> {
+    /// One of the many, and one of its caller's.
+    Usual { _of_all: SemaphorePermit<'a>, _of_caller: tally::Place<(AeTitle, IpAddr)> },
+    /// One of the few for C-ECHO; it ends soon.
+    Echo { _reserved: SemaphorePermit<'a> },
+}
+
 enum Refusal {
-    Reject(Reject),
+    Reject(Option<AeTitle>, Reject),
     Abort(AbortReason),
 }
 
@@ -91,43 +102,75 @@ pub(super) async fn serve(
     shared: Arc<Shared>,
     mut stop: watch::Receiver<bool>,
 ) {
+    let limits = &shared.options.limits;
+    let requested_by = Instant::now() + limits.request_timeout;
+    let Some(socket) = secured(socket, address, requested_by, &shared).await else { return };
     let mut stream = match PduStream::new(socket) {
         Ok(stream) => stream,
         Err(error) => return tracing::debug!(%error, "a connection was gone at once"),
     };
-    let Some((accepted, _permit)) = associate(&mut stream, address, &shared).await else { return };
+    let associated = associate(&mut stream, address, requested_by, &shared).await;
+    let Some((accepted, place)) = associated else { return };
     let calling = accepted.calling.clone();
+    let contexts = accepted.contexts.iter().map(|c| c.id).collect();
     let mut talk = Talk {
-        receiver: Receiver::new(
-            accepted.contexts.iter().map(|c| c.id).collect(),
-            shared.options.max_instance_bytes,
-        ),
+        receiver: Receiver::new(contexts, limits.max_instance_bytes, Arc::clone(&shared.budget)),
         stream,
         accepted,
+        time: Time::new(limits, &place),
         shared: Arc::clone(&shared),
         n_stored: 0,
+        address,
+        studies: BTreeMap::new(),
     };
-    match talk.run(&mut stop).await {
+    let ended = talk.run(&mut stop).await;
+    talk.bear_witness();
+    match ended {
         Ok(()) => tracing::info!(%calling, %address, n_stored = talk.n_stored, "association ended"),
         Err(error) => {
+            shared.counters.broken.fetch_add(1, Ordering::Relaxed);
             let cause: &dyn std::error::Error = &error;
             tracing::warn!(%calling, %address, n_stored = talk.n_stored, error = cause, "association broken off");
         }
     }
 }
 
+/// Makes the TLS handshake where TLS is on.
+async fn secured(
+    socket: TcpStream,
+    address: IpAddr,
+    requested_by: Instant,
+    shared: &Shared,
+) -> Option<Socket> {
+    let Some(tls) = &shared.options.tls else { return Some(socket.into()) };
+    let error = match timeout_at(requested_by, tls.accept(socket)).await {
+        Ok(Ok(socket)) => return Some(socket),
+        Ok(Err((error, mut socket))) => {
+            pdu::close(&mut socket).await;
+            error
+        }
+        Err(_elapsed) => std::io::ErrorKind::TimedOut.into(),
+    };
+    shared.counters.tls_failed.fetch_add(1, Ordering::Relaxed);
+    shared.turned_away(address, None, format!("no TLS handshake: {error}"));
+    tracing::warn!(%address, %error, "no TLS handshake; closed");
+    None
+}
+
 /// Takes the A-ASSOCIATE-RQ and answers it.
 async fn associate<'a>(
     stream: &mut PduStream,
     address: IpAddr,
+    requested_by: Instant,
     shared: &'a Shared,
-) -> Option<(Accepted, SemaphorePermit<'a>)> {
-    let refusal = match stream.next(ARTIM).await {
+) -> Option<(Accepted, Place<'a>)> {
+    let limit = shared.options.limits.request_timeout;
+    let refusal = match stream.next(requested_by.saturating_duration_since(Instant::now())).await {
         Ok((kind::ASSOCIATE_RQ, range)) => match stream.negotiation(range) {
             Ok(Some(Pdu::AssociationRQ(request))) => match admit(&request, address, shared) {
-                Ok((accepted, permit)) => {
+                Ok((accepted, place)) => {
                     let answer = Pdu::AssociationAC(accepted.answer.clone());
-                    return stream.send(&answer, ARTIM).await.ok().map(|()| (accepted, permit));
+                    return stream.send(&answer, limit).await.ok().map(|()| (accepted, place));
                 }
                 Err(refusal) => refusal,
             },
@@ -141,15 +184,19 @@ async fn associate<'a>(
             return None;
         }
     };
+    shared.counters.rejected.fetch_add(1, Ordering::Relaxed);
     match refusal {
-        Refusal::Reject([result, source, reason]) => {
+        Refusal::Reject(calling, [result, source, reason]) => {
+            let words = format!("association rejected: result {result}, source {source}, reason {reason}");
+            shared.turned_away(address, calling, words);
             tracing::warn!(%address, result, source, reason, "association rejected");
-            let told = stream.send_short(kind::ASSOCIATE_RJ, [0, result, source, reason], ARTIM).await;
+            let told = stream.send_short(kind::ASSOCIATE_RJ, [0, result, source, reason], limit).await;
             if told.is_ok() {
                 stream.close().await;
             }
         }
         Refusal::Abort(reason) => {
+            shared.turned_away(address, None, format!("no DICOM association: {reason:?}"));
             tracing::warn!(%address, ?reason, "no DICOM association; aborted");
             stream.abort(reason).await;
         }
@@ -161,32 +208,35 @@ fn admit<'a>(
     request: &AssociationRQ,
     address: IpAddr,
     shared: &'a Shared,
-) -> Result<(Accepted, SemaphorePermit<'a>), Refusal> {
+) -> Result<(Accepted, Place<'a>), Refusal> {
     if request.protocol_version & 1 == 0 {
-        return Err(Refusal::Reject(PROTOCOL_VERSION_NOT_SUPPORTED));
+        return Err(Refusal::Reject(None, PROTOCOL_VERSION_NOT_SUPPORTED));
     }
     if trimmed(&request.application_context_name) != APPLICATION_CONTEXT {
-        return Err(Refusal::Reject(APPLICATION_CONTEXT_NOT_SUPPORTED));
+        return Err(Refusal::Reject(None, APPLICATION_CONTEXT_NOT_SUPPORTED));
     }
-    let calling =
-        request.calling_ae_title.parse().map_err(|_invalid| Refusal::Reject(CALLING_NOT_RECOGNIZED))?;
-    let called =
-        request.called_ae_title.parse().map_err(|_invalid| Refusal::Reject(CALLED_NOT_RECOGNIZED))?;
+    let Ok(calling) = request.calling_ae_title.parse::<AeTitle>() else {
+        return Err(Refusal::Reject(None, CALLING_NOT_RECOGNIZED));
+    };
+    let reject = |why| Refusal::Reject(Some(calling.clone()), why);
+    let Ok(called) = request.called_ae_title.parse() else { return Err(reject(CALLED_NOT_RECOGNIZED)) };
     let options = &shared.options;
     if !options.callers.allow(&calling, address) {
-        return Err(Refusal::Reject(CALLING_NOT_RECOGNIZED));
+        return Err(reject(CALLING_NOT_RECOGNIZED));
     }
     if options.called.as_ref().is_some_and(|ours| *ours != called) {
-        return Err(Refusal::Reject(CALLED_NOT_RECOGNIZED));
+        return Err(reject(CALLED_NOT_RECOGNIZED));
     }
     let (results, contexts) = negotiate(request, &options.storage_classes)?;
     let only_echo = request.presentation_contexts.iter().all(|c| trimmed(&c.abstract_syntax) == VERIFICATION);
-    let permit = match shared.associations.try_acquire() {
-        Ok(permit) => permit,
-        Err(_full) if only_echo => {
-            shared.echo_reserve.try_acquire().map_err(|_full| Refusal::Reject(LOCAL_LIMIT_EXCEEDED))?
+    let of_caller = shared.per_caller.take((calling.clone(), address));
+    let place = match (shared.associations.try_acquire(), of_caller) {
+        (Ok(of_all), Some(of_caller)) => Place::Usual { _of_all: of_all, _of_caller: of_caller },
+        _ if only_echo => {
+            let reserved = shared.echo_reserve.try_acquire();
+            Place::Echo { _reserved: reserved.map_err(|_full| reject(LOCAL_LIMIT_EXCEEDED))? }
         }
-        Err(_full) => return Err(Refusal::Reject(LOCAL_LIMIT_EXCEEDED)),
+        _ => return Err(reject(LOCAL_LIMIT_EXCEEDED)),
     };
     let roles = request.user_variables.iter().filter_map(commitment_roles);
     let answer = AssociationAC {
@@ -204,7 +254,7 @@ fn admit<'a>(
         .chain(roles)
         .collect(),
     };
-    Ok((Accepted { answer, calling, contexts }, permit))
+    Ok((Accepted { answer, calling, contexts }, place))
 }
 
 /// A peer that reports on storage commitment proposes to be the SCP of it (PS3.7 D.3.3.4); it may be. Of other classes
@@ -265,8 +315,50 @@ struct Talk {
     stream: PduStream,
     receiver: Receiver,
     accepted: Accepted,
+    time: Time,
     shared: Arc<Shared>,
     n_stored: u64,
+    address: IpAddr,
+    /// What was stored, for the audit trail.
+    studies: BTreeMap<StudyOf, BTreeMap<SopClassUid, u64>>,
+}
+
+/// How long what is going on may still take.
+struct Time {
+    idle: Duration,
+    message: Duration,
+    message_ends: Option<Instant>,
+    association_ends: Instant,
+}
+
+impl Time {
+    fn new(limits: &ListenerLimits, place: &Place<'_>) -> Self {
+        let association = match place {
+            Place::Usual { .. } => limits.association_timeout,
+            Place::Echo { .. } => limits.request_timeout,
+        };
+        Self {
+            idle: limits.idle_timeout,
+            message: limits.message_timeout,
+            message_ends: None,
+            association_ends: Instant::now() + association,
+        }
+    }
+
+    /// A message's time runs from its first fragment to its last.
+    fn note(&mut self, receiver: &Receiver) {
+        self.message_ends = match self.message_ends {
+            _ if receiver.is_idle() => None,
+            None => Some(Instant::now() + self.message),
+            running => running,
+        };
+    }
+
+    /// For the next PDU.
+    fn left(&self) -> Duration {
+        let ends = self.message_ends.map_or(self.association_ends, |ends| ends.min(self.association_ends));
+        self.idle.min(ends.saturating_duration_since(Instant::now()))
+    }
 }
 
 /// Why an association ended before its release.
@@ -282,20 +374,22 @@ enum TalkError {
 
 impl Talk {
     async fn run(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), TalkError> {
-        let idle = self.shared.options.idle_timeout;
+        let idle = self.time.idle;
         loop {
+            self.time.note(&self.receiver);
             let stopping = *stop.borrow();
             if stopping && self.receiver.is_idle() {
                 self.stream.abort(AbortReason::UnexpectedPdu).await;
                 return Ok(());
             }
             let next = tokio::select! {
-                next = self.stream.next(if stopping { GRACE } else { idle }) => next,
+                next = self.stream.next(if stopping { GRACE } else { self.time.left() }) => next,
                 _ = stop.changed(), if !stopping => continue,
             };
             match next {
                 Ok((kind::P_DATA, range)) => self.p_data(range).await?,
                 Ok((kind::RELEASE_RQ, _)) => {
+                    self.bear_witness();
                     self.stream.send_short(kind::RELEASE_RP, [0; 4], idle).await.map_err(TalkError::Pdu)?;
                     self.stream.close().await;
                     return Ok(());
@@ -320,6 +414,15 @@ impl Talk {
         }
     }
 
+    /// Tells what came, study by study.
+    fn bear_witness(&mut self) {
+        let Some(witness) = &self.shared.options.witness else { return };
+        for (study, n_instances) in std::mem::take(&mut self.studies) {
+            let (calling, address) = (self.accepted.calling.clone(), self.address);
+            witness.tell(IngestEvent::Received { calling, address, study, n_instances });
+        }
+    }
+
     async fn p_data(&mut self, range: std::ops::Range<usize>) -> Result<(), TalkError> {
         let messages = match self.receiver.take(self.stream.body(range)) {
             Ok(messages) => messages,
@@ -331,8 +434,7 @@ impl Talk {
         for message in messages {
             let context = message.context;
             let answer = self.answer(message).await;
-            let idle = self.shared.options.idle_timeout;
-            self.stream.send_command(context, &answer, idle).await.map_err(TalkError::Pdu)?;
+            self.stream.send_command(context, &answer, self.time.idle).await.map_err(TalkError::Pdu)?;
         }
         Ok(())
     }
@@ -344,7 +446,7 @@ impl Talk {
             Request::Store(store) => {
                 let (status, comment) = self.store(&store, message.context, message.data_set).await;
                 if status != StoreStatus::Success {
-                    self.shared.counters.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    self.shared.counters.refused.fetch_add(1, Ordering::Relaxed);
                     let calling = &self.accepted.calling;
                     tracing::warn!(%calling, status = format!("{:04X}H", status.code()), comment, "instance refused");
                 }
@@ -386,25 +488,34 @@ impl Talk {
         let Ok(instance) = request.sop_instance_uid.clone() else {
             return (StoreStatus::CannotUnderstand, "Affected SOP Instance UID is no UID".to_owned());
         };
-        let bytes = match data_set {
-            DataSet::Whole(bytes) => bytes,
+        let (bytes, _share) = match data_set {
+            DataSet::Whole(bytes, share) => (bytes, share),
             DataSet::TooLong => {
                 return (StoreStatus::OutOfResources, "instance longer than we take".to_owned());
+            }
+            DataSet::NoRoom => {
+                return (
+                    StoreStatus::OutOfResources,
+                    "too much is being received; send again later".to_owned(),
+                );
             }
             DataSet::Absent => return (StoreStatus::CannotUnderstand, "no data set".to_owned()),
         };
         let outcome = self.spool(class.clone(), instance, context, bytes).await;
         match outcome {
-            Ok(Stored::New(stored)) => {
+            Ok((Stored::New(stored), study)) => {
                 self.n_stored += 1;
-                self.shared.counters.stored.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                if let Some(study) = study {
+                    *self.studies.entry(study).or_default().entry(class.clone()).or_default() += 1;
+                }
+                self.shared.counters.stored.fetch_add(1, Ordering::Relaxed);
                 // Whoever gathers has gone only when the service stops; the instance is replayed at the next start.
                 if self.shared.arrived.send(stored).await.is_err() {
                     tracing::debug!("stored while stopping");
                 }
                 (StoreStatus::Success, String::new())
             }
-            Ok(Stored::Again) => (StoreStatus::Success, String::new()),
+            Ok((Stored::Again, _)) => (StoreStatus::Success, String::new()),
             Err((status, comment)) => (status, comment),
         }
     }
@@ -416,7 +527,7 @@ impl Talk {
         instance: crate::vocabulary::dicom::SopInstanceUid,
         context: Context,
         data_set: Vec<u8>,
-    ) -> Result<Stored, (StoreStatus, String)> {
+    ) -> Result<(Stored, Option<StudyOf>), (StoreStatus, String)> {
         let (shared, calling) = (Arc::clone(&self.shared), self.accepted.calling.clone());
         let work = tokio::task::spawn_blocking(move || {
             let incoming = Incoming {
@@ -426,7 +537,10 @@ impl Talk {
                 calling_ae_title: &calling,
                 data_set: &data_set,
             };
-            let outcome = shared.spool.store(&incoming);
+            let outcome = shared.spool.store(&incoming).map(|stored| {
+                let is_asked = shared.options.witness.is_some();
+                (stored, is_asked.then(|| study_of(&data_set, context.transfer_syntax.as_str())).flatten())
+            });
             (outcome, data_set)
         });
         match work.await {

@@ -61,6 +61,9 @@ pub(crate) const SOP_CLASS_UID: Tag = Tag(0x0008, 0x0016);
 pub(crate) const SOP_INSTANCE_UID: Tag = Tag(0x0008, 0x0018);
 pub(crate) const STUDY_INSTANCE_UID: Tag = Tag(0x0020, 0x000D);
 pub(crate) const SERIES_INSTANCE_UID: Tag = Tag(0x0020, 0x000E);
+/// Whose it is; for the audit trail and for comparisons, never for a log.
+pub(crate) const PATIENT_ID: Tag = Tag(0x0010, 0x0020);
+pub(crate) const PATIENT_NAME: Tag = Tag(0x0010, 0x0010);
 
 /// Where an instance lies, and how many its series has.
 pub(crate) const IMAGE_POSITION: Tag = Tag(0x0020, 0x0032);
@@ -74,8 +77,8 @@ const SHOWN: [Tag; 17] = [
     SOP_INSTANCE_UID,
     STUDY_INSTANCE_UID,
     SERIES_INSTANCE_UID,
-    Tag(0x0010, 0x0010),
-    Tag(0x0010, 0x0020),
+    PATIENT_NAME,
+    PATIENT_ID,
     Tag(0x0010, 0x0030),
     IMAGE_POSITION,
     IMAGE_ORIENTATION,

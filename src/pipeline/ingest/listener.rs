@@ -3,15 +3,20 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::association;
+use super::budget::Budget;
 use super::spool::{Spool, StoredInstance};
+use super::tally::Tally;
+use super::witness::{IngestEvent, Witness};
+use crate::pipeline::tls::TlsServer;
 use crate::vocabulary::dicom::AeTitle;
 
 /// C-ECHO associations that are taken beyond the cap, so that a full service still says that it lives.
@@ -34,8 +39,8 @@ pub enum Callers {
 pub struct Caller {
     /// Its AE title.
     pub ae_title: AeTitle,
-    /// The address it must call from; `None` for any.
-    pub address: Option<IpAddr>,
+    /// The network it must call from; `None` for any.
+    pub network: Option<IpNet>,
 }
 
 impl Callers {
@@ -43,7 +48,8 @@ impl Callers {
         match self {
             Self::Any => true,
             Self::Listed(callers) => callers.iter().any(|c| {
-                c.ae_title == *title && c.address.is_none_or(|a| a.to_canonical() == address.to_canonical())
+                c.ae_title == *title
+                    && c.network.is_none_or(|network| network.contains(&address.to_canonical()))
             }),
         }
     }
@@ -68,20 +74,43 @@ impl StorageClasses {
 }
 
 /// What the listener accepts and how far it goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct ListenerOptions {
+    /// TLS, and then nothing without it.
+    pub tls: Option<Arc<TlsServer>>,
     /// The called AE title must be this; `None` takes any.
     pub called: Option<AeTitle>,
     /// Who may call.
     pub callers: Callers,
     /// What may be stored.
     pub storage_classes: StorageClasses,
+    /// Is told what the audit trail has to know.
+    pub witness: Option<Witness>,
+    /// How far it goes.
+    pub limits: ListenerLimits,
+}
+
+/// How far the listener goes for everybody together, and for one peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenerLimits {
     /// Associations at a time.
     pub max_associations: usize,
+    /// Associations at a time of one AE title at one address.
+    pub max_associations_per_caller: usize,
+    /// Connections at a time from one address, with an association or without.
+    pub max_connections_per_address: usize,
     /// The longest data set, bytes.
     pub max_instance_bytes: usize,
+    /// All data sets that are being received, bytes.
+    pub max_in_hand_bytes: usize,
+    /// From the connection to the end of the A-ASSOCIATE-RQ, the TLS handshake included (ARTIM, PS3.8 9.1.4).
+    pub request_timeout: Duration,
     /// For a whole PDU to come, and for ours to be taken.
     pub idle_timeout: Duration,
+    /// For a whole message, from its first byte on.
+    pub message_timeout: Duration,
+    /// For a whole association.
+    pub association_timeout: Duration,
 }
 
 /// What the listener has done since its start.
@@ -93,6 +122,12 @@ pub struct IngestCounters {
     pub refused: AtomicU64,
     /// Connections taken.
     pub connections: AtomicU64,
+    /// Associations rejected, and connections on which none was asked for in DICOM's words.
+    pub rejected: AtomicU64,
+    /// Connections that made no TLS handshake.
+    pub tls_failed: AtomicU64,
+    /// Associations broken off.
+    pub broken: AtomicU64,
 }
 
 /// What all associations share.
@@ -101,9 +136,20 @@ pub(super) struct Shared {
     pub(super) options: ListenerOptions,
     pub(super) spool: Arc<Spool>,
     pub(super) associations: Semaphore,
+    pub(super) per_caller: Arc<Tally<(AeTitle, IpAddr)>>,
     pub(super) echo_reserve: Semaphore,
+    pub(super) budget: Arc<Budget>,
     pub(super) arrived: mpsc::Sender<StoredInstance>,
     pub(super) counters: Arc<IngestCounters>,
+}
+
+impl Shared {
+    /// Puts on record that somebody was turned away.
+    pub(super) fn turned_away(&self, address: IpAddr, calling: Option<AeTitle>, reason: String) {
+        if let Some(witness) = &self.options.witness {
+            witness.tell(IngestEvent::TurnedAway { address, calling, reason });
+        }
+    }
 }
 
 /// A bound port.
@@ -125,13 +171,18 @@ impl Listener {
         arrived: mpsc::Sender<StoredInstance>,
     ) -> io::Result<Self> {
         let socket = TcpListener::bind(address).await?;
-        let associations = Semaphore::new(options.max_associations);
-        let echo_reserve = Semaphore::new(ECHO_RESERVE);
-        let counters = Arc::default();
-        Ok(Self {
-            socket,
-            shared: Arc::new(Shared { options, spool, associations, echo_reserve, arrived, counters }),
-        })
+        let limits = options.limits;
+        let shared = Shared {
+            options,
+            spool,
+            associations: Semaphore::new(limits.max_associations),
+            per_caller: Tally::new(limits.max_associations_per_caller),
+            echo_reserve: Semaphore::new(ECHO_RESERVE),
+            budget: Budget::new(limits.max_in_hand_bytes),
+            arrived,
+            counters: Arc::default(),
+        };
+        Ok(Self { socket, shared: Arc::new(shared) })
     }
 
     /// Where it listens: the port that was chosen, too.
@@ -151,6 +202,8 @@ impl Listener {
     /// Serves until `stop` turns true; then the instances in hand are finished and the associations aborted.
     pub async fn serve(self, mut stop: watch::Receiver<bool>) {
         let mut connections = JoinSet::new();
+        let mut crowd = Crowd::default();
+        let per_address = Tally::new(self.shared.options.limits.max_connections_per_address);
         while !*stop.borrow() {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
@@ -164,16 +217,22 @@ impl Listener {
                 },
             };
             match accepted {
-                Ok((socket, address)) if connections.len() < MAX_CONNECTIONS => {
-                    self.shared.counters.connections.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    connections.spawn(association::serve(
-                        socket,
-                        address.ip(),
-                        Arc::clone(&self.shared),
-                        stop.clone(),
-                    ));
+                Ok((_socket, address)) if connections.len() >= MAX_CONNECTIONS => {
+                    crowd.turn_away(address.ip());
                 }
-                Ok((_socket, address)) => tracing::warn!(%address, "too many connections; closed"),
+                Ok((socket, address)) => {
+                    let address = address.ip().to_canonical();
+                    let Some(place) = per_address.take(address) else {
+                        crowd.turn_away(address);
+                        continue;
+                    };
+                    self.shared.counters.connections.fetch_add(1, Ordering::Relaxed);
+                    let served = association::serve(socket, address, Arc::clone(&self.shared), stop.clone());
+                    connections.spawn(async move {
+                        served.await;
+                        drop(place);
+                    });
+                }
                 Err(error) => {
                     // Out of descriptors or the like: wait for some to come back rather than spin.
                     tracing::error!(%error, "no connection could be accepted");
@@ -184,6 +243,25 @@ impl Listener {
         drop(self.socket);
         while let Some(ended) = connections.join_next().await {
             log_panic(ended);
+        }
+    }
+}
+
+/// Connections that are closed for want of room: a flood of them must not fill the disk with log lines.
+#[derive(Default)]
+struct Crowd {
+    n_closed: u64,
+    said: Option<Instant>,
+}
+
+impl Crowd {
+    /// Counts one, and says at most once a second how many there were.
+    fn turn_away(&mut self, address: IpAddr) {
+        self.n_closed += 1;
+        if self.said.is_none_or(|said| said.elapsed() >= Duration::from_secs(1)) {
+            let n_closed = std::mem::take(&mut self.n_closed);
+            tracing::warn!(%address, n_closed, "too many connections, all together or from this address; closed");
+            self.said = Some(Instant::now());
         }
     }
 }

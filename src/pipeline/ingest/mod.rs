@@ -3,17 +3,25 @@
 //! Comes in: connections. Goes out: [`StoredInstance`], durable on disk, its UIDs parsed.
 
 pub(crate) mod association;
+mod budget;
 pub(crate) mod commitment;
 pub(crate) mod data_set;
+mod known;
 mod listener;
 pub(crate) mod part10;
 pub(crate) mod pdu;
 pub(crate) mod receiver;
 mod spool;
+mod tally;
+mod witness;
 
 pub use data_set::DataSetError;
-pub use listener::{Caller, Callers, IngestCounters, Listener, ListenerOptions, StorageClasses};
+pub use listener::{
+    Caller, Callers, IngestCounters, Listener, ListenerLimits, ListenerOptions, StorageClasses,
+};
 pub use part10::Part10Error;
 pub use pdu::PduError;
 pub use receiver::FragmentError;
-pub use spool::{Clue, Spool, SpoolError, SpoolLimits, StoredInstance, free_mb};
+pub use spool::{Clue, OnDisk, Spool, SpoolError, SpoolLimits, StoredInstance, free_mb};
+pub(crate) use witness::study_of_file;
+pub use witness::{IngestEvent, StudyOf, Witness};

@@ -6,9 +6,10 @@ use std::io;
 use std::time::Duration;
 
 use dicom_ul::Pdu;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
+
+use crate::pipeline::tls::Socket;
 
 /// The largest P-DATA PDU we announce and take, bytes after the PDU header. Large, so that a sender whose socket
 /// waits for acknowledgements (Nagle) waits rarely.
@@ -74,7 +75,7 @@ pub enum PduError {
 /// A connection that speaks PDUs.
 #[derive(Debug)]
 pub(crate) struct PduStream {
-    socket: TcpStream,
+    socket: Socket,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -83,8 +84,9 @@ pub(crate) struct PduStream {
 
 impl PduStream {
     /// Takes the socket over and switches Nagle's algorithm off.
-    pub(crate) fn new(socket: TcpStream) -> Result<Self, PduError> {
-        socket.set_nodelay(true).map_err(PduError::Socket)?;
+    pub(crate) fn new(socket: impl Into<Socket>) -> Result<Self, PduError> {
+        let socket = socket.into();
+        socket.tcp().set_nodelay(true).map_err(PduError::Socket)?;
         Ok(Self { socket, buffer: vec![0; 16_384], start: 0, end: 0, outgoing: Vec::new() })
     }
 
@@ -158,7 +160,7 @@ impl PduStream {
     /// until we do, and the system would wait up to 40 ms for company. Only speed depends on it.
     fn acknowledge(&self) {
         #[cfg(target_os = "linux")]
-        if let Err(error) = self.socket.set_quickack(true) {
+        if let Err(error) = self.socket.tcp().set_quickack(true) {
             tracing::trace!(%error, "acknowledgements stay delayed");
         }
     }
@@ -218,7 +220,11 @@ impl PduStream {
     }
 
     async fn flush(&mut self, limit: Duration) -> Result<(), PduError> {
-        match timeout(limit, self.socket.write_all(&self.outgoing)).await {
+        let write = async {
+            self.socket.write_all(&self.outgoing).await?;
+            self.socket.flush().await
+        };
+        match timeout(limit, write).await {
             Ok(written) => written.map_err(PduError::Socket),
             Err(_elapsed) => Err(PduError::Late(limit)),
         }
@@ -236,24 +242,29 @@ impl PduStream {
     /// Closes so that the peer can still read what we wrote last: closing with unread bytes would reset the
     /// connection and take our answer with it.
     pub(crate) async fn close(&mut self) {
-        let drain = async {
-            self.socket.shutdown().await?;
-            let mut bin = [0; 4_096];
-            for _ in 0..1_024 {
-                if self.socket.read(&mut bin).await? == 0 {
-                    break;
-                }
-            }
-            io::Result::Ok(())
-        };
-        if let Ok(Err(error)) = timeout(LAST_WORD, drain).await {
-            tracing::debug!(%error, "the connection was gone before it was closed");
-        }
+        close(&mut self.socket).await;
     }
 }
 
 /// How long a peer has to take our last word.
 const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// See [`PduStream::close`].
+pub(crate) async fn close(socket: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let drain = async {
+        socket.shutdown().await?;
+        let mut bin = [0; 4_096];
+        for _ in 0..1_024 {
+            if socket.read(&mut bin).await? == 0 {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    };
+    if let Ok(Err(error)) = timeout(LAST_WORD, drain).await {
+        tracing::debug!(%error, "the connection was gone before it was closed");
+    }
+}
 
 /// Bytes of a presentation data value before its fragment: length, context, control header.
 const PDV_HEADER: usize = 6;

@@ -2,11 +2,17 @@
 //!
 //! Comes in: bodies of P-DATA PDUs. Goes out: [`Message`], with its data set whole and within the limit.
 
+use std::sync::Arc;
+
+use super::budget::{Budget, Share};
 use super::pdu::{COMMAND, LAST};
 use crate::vocabulary::dicom::dimse::{InvalidCommand, Request};
 
 /// A command set longer than this is no C-ECHO or C-STORE: both fit in 400 bytes.
 const MAX_COMMAND: usize = 16_384;
+
+/// A buffer larger than this is given back to the system after its instance rather than kept for the next one.
+const MAX_SPARE: usize = 4_194_304;
 
 /// A whole DIMSE message.
 #[derive(Debug)]
@@ -20,14 +26,16 @@ pub(crate) struct Message {
 }
 
 /// What came after the command.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum DataSet {
     /// No data set belongs to the command.
     Absent,
-    /// All of it.
-    Whole(Vec<u8>),
+    /// All of it, and its share of the memory.
+    Whole(Vec<u8>, Share),
     /// More than the limit; read to its end and dropped.
     TooLong,
+    /// All data sets in hand take too much memory together; read to its end and dropped.
+    NoRoom,
 }
 
 /// Why fragments make no message. Each ends the association.
@@ -58,6 +66,7 @@ pub enum FragmentError {
 pub(crate) struct Receiver {
     accepted: Vec<u8>,
     max_data_set: usize,
+    budget: Arc<Budget>,
     state: State,
     spare: Vec<u8>,
 }
@@ -66,13 +75,14 @@ pub(crate) struct Receiver {
 enum State {
     Idle,
     Command { context: u8, bytes: Vec<u8> },
-    DataSet { context: u8, request: Request, bytes: Vec<u8>, too_long: bool },
+    DataSet { context: u8, request: Request, data_set: DataSet },
 }
 
 impl Receiver {
-    /// A receiver for these accepted contexts; longer data sets than `max_data_set` bytes are dropped as they come.
-    pub(crate) fn new(accepted: Vec<u8>, max_data_set: usize) -> Self {
-        Self { accepted, max_data_set, state: State::Idle, spare: Vec::new() }
+    /// A receiver for these accepted contexts; longer data sets than `max_data_set` bytes, and those for which the
+    /// budget has nothing left, are dropped as they come.
+    pub(crate) fn new(accepted: Vec<u8>, max_data_set: usize, budget: Arc<Budget>) -> Self {
+        Self { accepted, max_data_set, budget, state: State::Idle, spare: Vec::new() }
     }
 
     /// Takes the body of a P-DATA PDU and gives the messages that it completes.
@@ -97,7 +107,7 @@ impl Receiver {
     /// Takes a buffer back, so that the next data set needs no new memory.
     pub(crate) fn recycle(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
-        self.spare = buffer;
+        self.spare = if buffer.capacity() <= MAX_SPARE { buffer } else { Vec::new() };
     }
 
     fn fragment(&mut self, context: u8, control: u8, part: &[u8]) -> Result<Option<Message>, FragmentError> {
@@ -108,20 +118,12 @@ impl Receiver {
             State::Command { context: due, bytes } if is_command && due == context => {
                 self.command(context, bytes, part, is_last)
             }
-            State::DataSet { context: due, request, mut bytes, too_long }
-                if !is_command && due == context =>
-            {
-                let too_long = too_long || bytes.len() + part.len() > self.max_data_set;
-                if too_long {
-                    bytes = Vec::new();
-                } else {
-                    bytes.extend_from_slice(part);
-                }
+            State::DataSet { context: due, request, data_set } if !is_command && due == context => {
+                let data_set = data_set.with(part, self.max_data_set);
                 if !is_last {
-                    self.state = State::DataSet { context, request, bytes, too_long };
+                    self.state = State::DataSet { context, request, data_set };
                     return Ok(None);
                 }
-                let data_set = if too_long { DataSet::TooLong } else { DataSet::Whole(bytes) };
                 Ok(Some(Message { context, request, data_set }))
             }
             _ => Err(FragmentError::OutOfOrder),
@@ -147,9 +149,25 @@ impl Receiver {
         if !request.data_set_follows() {
             return Ok(Some(Message { context, request, data_set: DataSet::Absent }));
         }
-        let bytes = std::mem::take(&mut self.spare);
-        self.state = State::DataSet { context, request, bytes, too_long: false };
+        let data_set = DataSet::Whole(std::mem::take(&mut self.spare), self.budget.share());
+        self.state = State::DataSet { context, request, data_set };
         Ok(None)
+    }
+}
+
+impl DataSet {
+    fn with(self, part: &[u8], max_bytes: usize) -> Self {
+        match self {
+            Self::Whole(bytes, _) if bytes.len() + part.len() > max_bytes => Self::TooLong,
+            Self::Whole(mut bytes, mut share) => {
+                if !share.grow(part.len()) {
+                    return Self::NoRoom;
+                }
+                bytes.extend_from_slice(part);
+                Self::Whole(bytes, share)
+            }
+            dropped => dropped,
+        }
     }
 }
 
@@ -188,6 +206,10 @@ mod tests {
         [&length.to_be_bytes()[..], &[context, control], fragment].concat()
     }
 
+    fn receiver(context: u8, max_data_set: usize) -> Receiver {
+        Receiver::new(vec![context], max_data_set, Budget::new(1 << 20))
+    }
+
     fn store() -> Vec<u8> {
         store_request(3, &SopClassUid::parse("1.2").unwrap(), &SopInstanceUid::parse("1.2.9").unwrap())
     }
@@ -196,7 +218,7 @@ mod tests {
     fn fragments_of_any_size_make_the_same_message() {
         let (command, data_set) = (store(), (0..97).collect::<Vec<u8>>());
         for size in [1, 7, 96, 97, 200] {
-            let mut receiver = Receiver::new(vec![5], 97);
+            let mut receiver = receiver(5, 97);
             let mut messages = Vec::new();
             for (bytes, flag) in [(&command, COMMAND), (&data_set, 0)] {
                 let n = bytes.len().div_ceil(size);
@@ -206,19 +228,20 @@ mod tests {
                 }
             }
             assert_eq!(messages.len(), 1, "fragments of {size}");
-            assert_eq!(messages[0].data_set, DataSet::Whole(data_set.clone()));
+            let DataSet::Whole(bytes, _) = &messages[0].data_set else { panic!("{messages:?}") };
+            assert_eq!(*bytes, data_set);
         }
     }
 
     #[test]
     fn two_echoes_in_one_pdu_are_two_messages() {
         let body = [pdv(1, 3, &echo_request(1)), pdv(1, 3, &echo_request(2))].concat();
-        assert_eq!(Receiver::new(vec![1], 0).take(&body).unwrap().len(), 2);
+        assert_eq!(receiver(1, 0).take(&body).unwrap().len(), 2);
     }
 
     #[test]
     fn what_breaks_the_rules_is_an_error_and_what_is_too_long_is_dropped() {
-        let fresh = || Receiver::new(vec![1], 10);
+        let fresh = || receiver(1, 10);
         assert_eq!(fresh().take(&pdv(3, 3, &store())).unwrap_err(), FragmentError::UnknownContext(3));
         assert_eq!(fresh().take(&pdv(1, LAST, b"xy")).unwrap_err(), FragmentError::OutOfOrder);
         assert_eq!(
@@ -229,6 +252,25 @@ mod tests {
         let mut receiver = fresh();
         assert!(receiver.take(&pdv(1, 3, &store())).unwrap().is_empty());
         assert!(receiver.take(&pdv(1, 0, &[7; 11])).unwrap().is_empty());
-        assert_eq!(receiver.take(&pdv(1, LAST, &[7; 5])).unwrap()[0].data_set, DataSet::TooLong);
+        assert!(matches!(receiver.take(&pdv(1, LAST, &[7; 5])).unwrap()[0].data_set, DataSet::TooLong));
+    }
+
+    #[test]
+    fn data_sets_that_together_take_too_much_memory_are_dropped_and_the_next_one_fits_again() {
+        let budget = Budget::new(10);
+        let receiver = || Receiver::new(vec![1], 10, Arc::clone(&budget));
+        let (mut first, mut second) = (receiver(), receiver());
+        for receiver in [&mut first, &mut second] {
+            assert!(receiver.take(&pdv(1, 3, &store())).unwrap().is_empty());
+            assert!(receiver.take(&pdv(1, 0, &[7; 6])).unwrap().is_empty());
+        }
+        let (first, second) =
+            (first.take(&pdv(1, LAST, &[7])).unwrap(), second.take(&pdv(1, LAST, &[7])).unwrap());
+        assert!(matches!(first[0].data_set, DataSet::Whole(..)), "{first:?}");
+        assert!(matches!(second[0].data_set, DataSet::NoRoom), "{second:?}");
+        drop(first);
+        let mut third = receiver();
+        third.take(&pdv(1, 3, &store())).unwrap();
+        assert!(matches!(third.take(&pdv(1, LAST, &[7; 10])).unwrap()[0].data_set, DataSet::Whole(..)));
     }
 }

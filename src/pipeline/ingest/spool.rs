@@ -8,7 +8,7 @@
 //! quarantine/SOP-INSTANCE-UID.N.dcm and .txt   refused for its content, with the reason
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::data_set::{self, DataSetError, Keep, Outline};
+use super::known::Known;
 use super::part10::{self, Part10Error};
 use crate::vocabulary::dicom::dimse::StoreStatus;
 use crate::vocabulary::dicom::{
@@ -77,6 +78,15 @@ impl Clue {
             n_related: outline.text(data_set::NUMBER_OF_SERIES_RELATED_INSTANCES).trim().parse().ok(),
         }
     }
+}
+
+/// The names of a series that is on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnDisk {
+    /// Which.
+    pub series_instance_uid: SeriesInstanceUid,
+    /// Its instances, of whatever class.
+    pub sop_instance_uids: BTreeSet<SopInstanceUid>,
 }
 
 /// An instance as it came over an association.
@@ -212,29 +222,41 @@ impl Drop for InHand<'_> {
 
 #[derive(Debug, Default)]
 struct Index {
-    known: BTreeMap<SopInstanceUid, PathBuf>,
+    known: Known,
     in_hand: BTreeSet<SopInstanceUid>,
 }
 
 impl Spool {
-    /// Opens or makes the folder and replays it: what was durable is given back, what was not is removed.
+    /// Opens or makes the folder and replays it: the names of what is durable are given back, what is not is removed.
+    /// No instance is opened, so that years of them start in seconds.
     ///
     /// # Errors
     /// [`SpoolError`] when the folder cannot be made, read or written.
-    pub fn open(folder: &Path, limits: SpoolLimits) -> Result<(Self, Vec<StoredInstance>), SpoolError> {
+    pub fn open(folder: &Path, limits: SpoolLimits) -> Result<(Self, Vec<OnDisk>), SpoolError> {
         for name in ["incoming", "instances", "quarantine"] {
             make_folder(&folder.join(name))?;
         }
         for path in list(&folder.join("incoming"))? {
             fs::remove_file(&path).map_err(io_error("removing", &path))?;
         }
-        let mut stored = Vec::new();
-        for series in list(&folder.join("instances"))? {
-            for path in list(&series)? {
-                stored.extend(replayed(&path)?);
+        let (mut stored, mut known) = (Vec::new(), Known::default());
+        for path in list(&folder.join("instances"))? {
+            let Some(series_instance_uid) = uid_of_name(path.file_name(), SeriesInstanceUid::parse) else {
+                tracing::warn!(path = %path.display(), "not one of our folders; left alone");
+                continue;
+            };
+            let mut sop_instance_uids = BTreeSet::new();
+            for path in list(&path)? {
+                match uid_of_name(path.file_stem(), SopInstanceUid::parse) {
+                    Some(uid) => {
+                        known.insert(&uid, &series_instance_uid);
+                        sop_instance_uids.insert(uid);
+                    }
+                    None => tracing::warn!(path = %path.display(), "not one of our files; left alone"),
+                }
             }
+            stored.push(OnDisk { series_instance_uid, sop_instance_uids });
         }
-        let known = stored.iter().map(|s| (s.sop_instance_uid.clone(), s.path.clone())).collect();
         let index = Mutex::new(Index { known, in_hand: BTreeSet::new() });
         let spool = Self {
             folder: folder.to_owned(),
@@ -258,7 +280,7 @@ impl Spool {
         if let Some(known) = &claim.known {
             return self.compare(incoming, known);
         }
-        let path = series.join(format!("{}.dcm", incoming.sop_instance_uid));
+        let path = path_of(&self.folder, &series_instance_uid, incoming.sop_instance_uid);
         let header = part10::header(incoming);
         let temporary = self.folder.join("incoming").join(format!("{}.part", self.next_number()));
         let written = write_durably(&temporary, &[&header, incoming.data_set])
@@ -269,7 +291,7 @@ impl Spool {
             drop(fs::remove_file(&temporary));
             return Err(error);
         }
-        claim.keep(path.clone());
+        claim.keep(&series_instance_uid);
         Ok(Stored::New(StoredInstance {
             path,
             sop_class_uid: incoming.sop_class_uid.clone(),
@@ -335,7 +357,7 @@ impl Spool {
         series: &SeriesInstanceUid,
         instance: &SopInstanceUid,
     ) -> Result<StoredInstance, SpoolError> {
-        let path = folder.join("instances").join(series.as_str()).join(format!("{instance}.dcm"));
+        let path = path_of(folder, series, instance);
         let absent = || io_error("finding", &path)(io::ErrorKind::NotFound.into());
         replayed(&path)?.ok_or_else(absent)
     }
@@ -418,7 +440,8 @@ impl Spool {
             index = self.free_again.wait(index).unwrap_or_else(PoisonError::into_inner);
         }
         index.in_hand.insert(uid.clone());
-        let known = index.known.get(uid).cloned();
+        let path = |series: &SeriesInstanceUid| path_of(&self.folder, series, uid);
+        let known = index.known.series_of(uid).map(path);
         Claim { spool: self, uid, known }
     }
 
@@ -435,8 +458,8 @@ struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    fn keep(&self, path: PathBuf) {
-        self.spool.lock().known.insert(self.uid.clone(), path);
+    fn keep(&self, series: &SeriesInstanceUid) {
+        self.spool.lock().known.insert(self.uid, series);
     }
 }
 
@@ -456,13 +479,20 @@ pub fn free_mb(folder: &Path) -> io::Result<u64> {
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize) / 1_000_000)
 }
 
+/// Where an instance lies; every part of the name is ours or a checked UID.
+fn path_of(folder: &Path, series: &SeriesInstanceUid, instance: &SopInstanceUid) -> PathBuf {
+    folder.join("instances").join(series.as_str()).join(format!("{instance}.dcm"))
+}
+
+fn uid_of_name<U, E>(name: Option<&std::ffi::OsStr>, parse: impl Fn(&str) -> Result<U, E>) -> Option<U> {
+    name.and_then(std::ffi::OsStr::to_str).and_then(|name| parse(name).ok())
+}
+
 fn replayed(path: &Path) -> Result<Option<StoredInstance>, SpoolError> {
     let foreign = |source| SpoolError::Foreign { path: path.to_owned(), source };
-    let uid_of =
-        |name: Option<&std::ffi::OsStr>| name.and_then(|n| n.to_str()).unwrap_or_default().to_owned();
-    let series = SeriesInstanceUid::parse(&uid_of(path.parent().and_then(Path::file_name)));
-    let instance = SopInstanceUid::parse(&uid_of(path.file_stem()));
-    let (Ok(series_instance_uid), Ok(sop_instance_uid)) = (series, instance) else {
+    let series = uid_of_name(path.parent().and_then(Path::file_name), SeriesInstanceUid::parse);
+    let instance = uid_of_name(path.file_stem(), SopInstanceUid::parse);
+    let (Some(series_instance_uid), Some(sop_instance_uid)) = (series, instance) else {
         tracing::warn!(path = %path.display(), "not one of our files; left alone");
         return Ok(None);
     };

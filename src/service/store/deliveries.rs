@@ -282,6 +282,32 @@ impl Store {
         Ok(n)
     }
 
+    /// Destinations for which deliveries wait but that are none of these, with how many.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn pending_elsewhere(
+        &self,
+        destinations: &[impl ToString],
+    ) -> Result<Vec<(String, u32)>, StoreError> {
+        let known: Vec<String> = destinations.iter().map(ToString::to_string).collect();
+        let rows = sqlx::query(
+            "SELECT destination, COUNT(*) AS n FROM deliveries WHERE state = 'pending' GROUP BY destination \
+             ORDER BY destination",
+        )
+        .fetch_all(self.pool())
+        .await
+        .map_err(failed("counting deliveries"))?;
+        let mut elsewhere = Vec::new();
+        for row in &rows {
+            let destination: String = cell(row, "destination")?;
+            if !known.contains(&destination) {
+                elsewhere.push((destination, number_of(row, "n")?));
+            }
+        }
+        Ok(elsewhere)
+    }
+
     /// Gives back every lease on deliveries: nobody else works here.
     ///
     /// # Errors

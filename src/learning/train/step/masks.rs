@@ -74,7 +74,7 @@ impl Trainer {
     }
 
     /// The mask head on one organ: its loss, zero where the box holds nothing of it.
-    fn mask(
+    pub(super) fn mask(
         &mut self,
         features: &mut Features,
         sample: &Sample,

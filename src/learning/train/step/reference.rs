@@ -13,6 +13,7 @@ use super::*;
 use crate::engine::graph::hashed::{hashed, hashed_weights};
 use crate::engine::runtime::session::{Provider, runtime_of_tests};
 use crate::vocabulary::organ::Organ;
+use crate::vocabulary::space::VoxelBox;
 
 const SIDES: [usize; 3] = [32, 32, 48];
 const ROWS: usize = 6;
@@ -40,7 +41,8 @@ fn a_whole_step_is_that_of_pytorch() {
     let Some(runtime) = runtime_of_tests("a_whole_step_is_that_of_pytorch") else { return };
     let weights = hashed_weights(&Preset::starter());
     let options = SessionOptions { threads: 2, provider: Provider::Cpu };
-    let mut trainer = Trainer::new(runtime, options, SIDES, Norms::Batch, weights, Adam::default()).unwrap();
+    let mut trainer =
+        Trainer::new(runtime, options, SIDES, Norms::Batch, 1 << 30, weights, Adam::default()).unwrap();
     let sample = sample();
     let boxes = true_boxes(&sample.organs, sample.annotated, &trainer.preset);
     let body = BodyCount::of(sample.image.view());
