@@ -167,7 +167,11 @@ pub(super) fn contourer(
         let others = formats.iter().filter(|format| **format != Format::default());
         let formatted = others.map(|format| Formatted {
             format: format.id(),
-            part10: contoured.structure_set.encode(format).map(|e| e.bytes).map_err(|error| with_causes(&error)),
+            part10: contoured
+                .structure_set
+                .encode(format)
+                .map(|e| e.bytes)
+                .map_err(|error| with_causes(&error)),
         });
         Ok(MadeStructureSet { formatted: formatted.collect(), part10: main.bytes, organs })
     })

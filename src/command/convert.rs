@@ -18,8 +18,8 @@ use crate::pipeline::series::CtSeries;
 use crate::pipeline::structures::FoundStructure;
 use crate::pipeline::volume::HuVolume;
 use crate::service::mint::Mint;
-use crate::settings::destinations::FormatChoice;
 use crate::settings::Template;
+use crate::settings::destinations::FormatChoice;
 use crate::vocabulary::organ::Organ;
 
 /// Runs the command.

@@ -9,7 +9,8 @@ use tokio::sync::{Notify, watch};
 
 use super::store::{Delivery, DeliveryState, NewDelivery, Store, StoreError, millis, now_ms};
 use crate::pipeline::delivery::{
-    DeliveryError, Destination, Notice, NoticeKind, Notices, OutboxError, OutboxFolder, RetryPolicy, ScuTimeouts,
+    DeliveryError, Destination, Notice, NoticeKind, Notices, OutboxError, OutboxFolder, RetryPolicy,
+    ScuTimeouts,
 };
 use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::dicom::AeTitle;
@@ -221,7 +222,11 @@ impl Outbox {
                 self.tell(NoticeKind::Delivery, (&key, &to), text);
             }
             DeliveryState::Failed => {
-                self.tell(NoticeKind::Failure, (&key, &to), delivery.last_error.as_deref().unwrap_or_default());
+                self.tell(
+                    NoticeKind::Failure,
+                    (&key, &to),
+                    delivery.last_error.as_deref().unwrap_or_default(),
+                );
             }
             _ => {}
         }

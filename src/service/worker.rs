@@ -264,7 +264,8 @@ impl MadeStructureSet {
     fn in_format(&self, format: Option<&str>) -> Result<&[u8], &str> {
         let Some(format) = format else { return Ok(&self.part10) };
         let made = self.formatted.iter().find(|made| made.format == format);
-        let made = made.ok_or("it was made before this destination had this format: send the series again")?;
+        let made =
+            made.ok_or("it was made before this destination had this format: send the series again")?;
         made.part10.as_deref().map_err(String::as_str)
     }
 }

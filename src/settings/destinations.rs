@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 use url::{Host, Url};
 
 pub use super::formats::{FormatChoice, InvalidFormat};
+use super::tls::TlsClientSettings;
 use crate::pipeline::delivery::{Destination, Login, SecretSource, StowService, Way};
 use crate::vocabulary::dicom::Peer;
 
@@ -40,6 +41,7 @@ struct InFile {
     format: FormatChoice,
     peer: Option<String>,
     commitment_wait_s: Option<f64>,
+    tls: Option<TlsClientSettings>,
     folder: Option<PathBuf>,
     stow: Option<String>,
     user: Option<String>,
@@ -75,6 +77,9 @@ impl InFile {
         if self.commitment_wait_s.is_some() && self.peer.is_none() {
             return Err("commitment_wait_s belongs to a destination with peer".to_owned());
         }
+        if self.tls.is_some() && self.peer.is_none() {
+            return Err("tls belongs to a destination with peer; stow takes ca_file".to_owned());
+        }
         let commitment = match self.commitment_wait_s {
             Some(wait_s) if (0.1..=3_600.0).contains(&wait_s) => Some(Duration::from_secs_f64(wait_s)),
             Some(_) => return Err("commitment_wait_s: 0.1 to 3600".to_owned()),
@@ -85,7 +90,7 @@ impl InFile {
             (Some(peer), None, None) => {
                 let peer: Peer = peer.parse().map_err(|error| format!("peer: {error}"))?;
                 let name = peer.to_string();
-                (Way::Store { peer, commitment }, name)
+                (Way::Store { peer, commitment, tls: self.tls.as_ref().map(TlsClientSettings::files) }, name)
             }
             (None, Some(folder), None) => {
                 if !folder.is_absolute() {
@@ -205,6 +210,8 @@ mod tests {
             ("{name: nowhere}", "one of peer, folder and stow"),
             ("{peer: TPS@h:104, folder: /x}", "one of peer, folder and stow"),
             ("{peer: TPS@h:104, user: me}", "user belongs"),
+            ("{folder: /x, tls: {}}", "tls belongs"),
+            ("{peer: TPS@h:104, tls: {ca: x}}", "authorities"),
             ("{folder: /x, commitment_wait_s: 5}", "commitment_wait_s belongs"),
             ("{peer: TPS@h:104, commitment_wait_s: 0}", "0.1 to 3600"),
             ("{folder: import}", "from the root"),

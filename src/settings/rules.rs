@@ -254,8 +254,8 @@ fn wrong(path: &Path, rule: &str, key: &'static str, found: &str, allowed: &'sta
 mod tests {
     use super::*;
     use crate::settings::service::DestinationSettings;
-    use crate::vocabulary::dicom::Peer;
     use crate::vocabulary::causes::with_causes;
+    use crate::vocabulary::dicom::Peer;
 
     fn load(text: &str) -> Result<Rules, String> {
         let file = tempfile::NamedTempFile::new().unwrap();

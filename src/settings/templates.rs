@@ -108,7 +108,8 @@ impl Template {
         let is_dictionary = !is_shipped(name_or_file)
             && std::fs::read_to_string(path)
                 .is_ok_and(|text| text.lines().any(|line| line.trim_end() == "organs:"));
-        let organs = if is_dictionary { StructureTemplate::read(path)? } else { StructureTemplate::shipped()? };
+        let organs =
+            if is_dictionary { StructureTemplate::read(path)? } else { StructureTemplate::shipped()? };
         let plan = structure_plan(if is_dictionary { USUAL_TEMPLATE } else { name_or_file }, &organs)?;
         Ok(Self { organs, plan, is_dictionary })
     }

@@ -12,6 +12,7 @@ use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 use tokio::time::{Instant, timeout_at};
 
 use super::scu::{Kind, Scu, ScuError};
+use crate::pipeline::ingest::budget::Budget;
 use crate::pipeline::ingest::commitment::{Expected, Report};
 use crate::pipeline::ingest::pdu::kind;
 use crate::pipeline::ingest::receiver::{DataSet, Message, Receiver};
@@ -68,7 +69,7 @@ impl Scu {
             return Ok(Commitment::NotOffered(format!("it answers with status {:04X}H", answer.status)));
         }
         let deadline = Instant::now() + wait;
-        let mut receiver = Receiver::new(vec![context], LONGEST_REPORT);
+        let mut receiver = Receiver::new(vec![context], LONGEST_REPORT, Budget::new(2 * LONGEST_REPORT));
         let mut is_open = true;
         loop {
             tokio::select! {
@@ -112,7 +113,7 @@ impl Scu {
     ) -> Option<Report> {
         let Request::Other(request) = message.request else { return None };
         let report = match (request.is_event_report(), message.data_set) {
-            (true, DataSet::Whole(bytes)) => Report::parse(&bytes, syntax),
+            (true, DataSet::Whole(bytes, _share)) => Report::parse(&bytes, syntax),
             _ => None,
         };
         let is_ours = report.as_ref().is_some_and(|report| report.transaction_uid == transaction);

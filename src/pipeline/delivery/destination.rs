@@ -10,6 +10,7 @@ use super::commitment::{self, Commitment};
 use super::folder::{self, FolderError};
 use super::scu::{self, Kind, Scu, ScuError, ScuTimeouts, kind_of};
 use super::stow::{self, StowError, StowService};
+use crate::pipeline::tls::{TlsClient, TlsClientFiles, TlsError};
 use crate::vocabulary::dicom::{AeTitle, Peer};
 
 /// Where structure sets go.
@@ -30,6 +31,8 @@ pub enum Way {
         peer: Peer,
         /// How long to wait for its storage commitment; `None` asks for none.
         commitment: Option<Duration>,
+        /// Over TLS with these files; `None` is plain.
+        tls: Option<TlsClientFiles>,
     },
     /// A file in a folder.
     Folder(PathBuf),
@@ -56,6 +59,9 @@ pub enum DeliveryError {
     /// STOW-RS.
     #[error(transparent)]
     Stow(#[from] StowError),
+    /// The files of TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Our own thread ended.
     #[error("the delivery was interrupted; it is tried again")]
     Interrupted,
@@ -69,7 +75,7 @@ impl DeliveryError {
             Self::Store(error) => error.is_permanent(),
             Self::Folder(error) => error.is_permanent(),
             Self::Stow(error) => error.is_permanent(),
-            Self::Interrupted => false,
+            Self::Tls(_) | Self::Interrupted => false,
         }
     }
 }
@@ -83,7 +89,7 @@ impl fmt::Display for Destination {
 impl From<Peer> for Destination {
     /// A peer under its own notation.
     fn from(peer: Peer) -> Self {
-        Self { name: peer.to_string(), way: Way::Store { peer, commitment: None } }
+        Self { name: peer.to_string(), way: Way::Store { peer, commitment: None, tls: None } }
     }
 }
 
@@ -99,7 +105,10 @@ impl Destination {
         part10: &[u8],
     ) -> Result<Receipt, DeliveryError> {
         match &self.way {
-            Way::Store { peer, commitment } => Ok(store(peer, *commitment, calling, timeouts, part10).await?),
+            Way::Store { peer, commitment, tls } => {
+                let tls = tls.as_ref().map(TlsClient::load).transpose()?;
+                Ok(store(peer, *commitment, (calling, timeouts), tls.as_ref(), part10).await?)
+            }
             Way::Folder(folder) => {
                 let (folder, part10) = (folder.clone(), part10.to_vec());
                 Ok(aside(move || folder::put(&folder, &part10)).await??)
@@ -127,9 +136,10 @@ impl Destination {
     /// [`DeliveryError`].
     pub async fn reach(&self, calling: &AeTitle, timeouts: ScuTimeouts) -> Result<String, DeliveryError> {
         match &self.way {
-            Way::Store { peer, .. } => {
-                scu::echo(peer, calling, timeouts).await?;
-                Ok(format!("{self} answers"))
+            Way::Store { peer, tls, .. } => {
+                let tls = tls.as_ref().map(TlsClient::load).transpose()?;
+                scu::echo_with(peer, calling, timeouts, tls.as_ref()).await?;
+                Ok(format!("{self} answers{}", if tls.is_some() { " over TLS" } else { "" }))
             }
             Way::Folder(folder) => {
                 let at = folder.clone();
@@ -153,14 +163,14 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
 async fn store(
     peer: &Peer,
     commitment: Option<Duration>,
-    calling: &AeTitle,
-    timeouts: ScuTimeouts,
+    (calling, timeouts): (&AeTitle, ScuTimeouts),
+    tls: Option<&TlsClient>,
     part10: &[u8],
 ) -> Result<Receipt, ScuError> {
     let kind = kind_of(part10)?;
     let mut kinds = BTreeSet::from([kind.clone()]);
     kinds.extend(commitment.and_then(|_| commitment::kind_to_propose()));
-    let mut scu = Scu::open(peer, calling, &kinds, timeouts).await?;
+    let mut scu = Scu::open_with(peer, calling, &kinds, timeouts, tls).await?;
     let outcome = store_and_commit(&mut scu, peer, commitment, &kind, part10).await;
     if !matches!(outcome, Err(ScuError::Pdu { .. } | ScuError::Unexpected { .. })) {
         scu.release().await;

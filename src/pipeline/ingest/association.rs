@@ -458,7 +458,7 @@ impl Talk {
     fn other(&self, request: &OtherRequest, context: u8, data_set: &DataSet) -> Vec<u8> {
         let context = self.accepted.contexts.iter().find(|c| c.id == context);
         match (context, data_set) {
-            (Some(context), DataSet::Whole(bytes))
+            (Some(context), DataSet::Whole(bytes, _share))
                 if context.abstract_syntax == STORAGE_COMMITMENT && request.is_event_report() =>
             {
                 super::commitment::take(request, bytes, &context.transfer_syntax)
