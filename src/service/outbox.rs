@@ -149,7 +149,7 @@ impl Outbox {
         let name = destination.to_string();
         while !*stop.borrow() {
             let came = self.came.notified();
-            let lease = LEASE + self.timeouts.connect + self.timeouts.answer * 2 + destination.waits();
+            let lease = LEASE + self.timeouts.connect + self.timeouts.answer * 3 + destination.waits();
             let due = self.store.take_due(&name, &self.node, lease, self.policy.longest, now_ms()).await;
             let wait = match due {
                 Ok(Some(delivery)) => {
