@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use rayon::prelude::*;
 use serde_json::json;
 
 use super::dataset_page::write_page;
@@ -73,10 +74,15 @@ fn add(args: &DatasetAddArgs) -> CommandResult {
     let mut unmapped: BTreeMap<UnmappedName, usize> = BTreeMap::new();
     let mut n_taken = 0;
     let bar = bar(found.cases.len());
-    for case in found.cases {
-        let name = case.name.clone();
+    let mut waiting = found.cases.into_iter();
+    let read = std::iter::from_fn(|| {
+        let some: Vec<_> = waiting.by_ref().take(AT_ONCE.min(rayon::current_num_threads())).collect();
+        let read = some.into_par_iter().map(|case| (case.name.clone(), case.read(&importer)));
+        Some(read.collect::<Vec<_>>()).filter(|read| !read.is_empty())
+    });
+    for (name, read) in read.flatten() {
         bar.set_message(name.clone());
-        let taken = case.read(&importer).and_then(|new| {
+        let taken = read.and_then(|new| {
             let new = NewCase { split: part.or(new.split), ..new };
             new.unmapped.iter().for_each(|name| *unmapped.entry(name.clone()).or_default() += 1);
             if let Some(dataset) = &mut dataset {
@@ -131,6 +137,9 @@ fn add(args: &DatasetAddArgs) -> CommandResult {
     }
     Ok(if refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
+
+/// Cases that are read at a time, where there are as many processors; each may take some hundred megabytes.
+const AT_ONCE: usize = 4;
 
 fn part_of(part: PartArg) -> Part {
     match part {

@@ -97,7 +97,9 @@ impl Gatherer {
             let now = Instant::now();
             let idle = now + Duration::from_secs(3_600);
             let retry = if unwritten.is_empty() { idle } else { now + TRY_AGAIN };
-            let wake = gathering.next_complete().unwrap_or(idle).min(retry);
+            // With all questions on their way something may be overdue; then look again in a moment.
+            let soon = now + Duration::from_millis(20);
+            let wake = gathering.next_complete().unwrap_or(idle).min(retry).max(soon);
             tokio::select! {
                 instance = arrived.recv() => match instance {
                     Some(instance) if is_ct(&instance) => self.receive(&mut gathering, instance).await,

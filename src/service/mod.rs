@@ -33,7 +33,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 pub use failure::{ContourFailure, Remedy};
 pub use journal::OrganRecord;
-pub use outbox::{AddError, Outbox};
+pub use outbox::{AddError, Outbox, Told};
 pub use worker::{Contourer, Formatted, MadeStructureSet};
 
 use crate::pipeline::delivery::{Notices, OutboxError, OutboxFolder, RetryPolicy, ScuTimeouts};
@@ -168,12 +168,13 @@ impl Service {
         let webhooks = settings.notifications.webhooks.clone();
         let told = Notices::start(webhooks, settings.ae_title.to_string(), scu_timeouts(settings));
         let (notices, telling) = told.map_err(ServiceError::Threads)?;
-        let outbox = outbox(settings, (&folder, &node), &store, notices.clone())?;
+        let (audit, audit_writer) =
+            AuditTrail::start(&settings.audit, &settings.ae_title, &folder).map_err(ServiceError::Audit)?;
+        let told = Told { notices: notices.clone(), audit: audit.clone() };
+        let outbox = outbox(settings, (&folder, &node), &store, told)?;
         let names: Vec<String> = settings.destinations.iter().map(|d| d.to.name.clone()).collect();
         runtime.block_on(resume(&store, &outbox, &node, &names))?;
         let (arrivals, arrived) = mpsc::channel(ARRIVALS);
-        let (audit, audit_writer) =
-            AuditTrail::start(&settings.audit, &settings.ae_title, &folder).map_err(ServiceError::Audit)?;
         let tls = tls_server(settings).map_err(ServiceError::Tls)?.map(Arc::new);
         let bound = runtime.block_on(bind(
             settings,
@@ -181,6 +182,7 @@ impl Service {
             Arc::clone(&spool),
             arrivals,
         ))?;
+        audit.tell(AuditEvent::Started);
 
         let work = Arc::new(WorkCounters::default());
         let mut threads: Vec<_> = telling.into_iter().collect();
@@ -233,7 +235,6 @@ impl Service {
             runtime.spawn(http::serve(socket, shown, stopped.clone()));
         }
         let listener = runtime.spawn(bound.listener.serve(stopped));
-        audit.tell(AuditEvent::Started);
         let grace = seconds(settings.stop_grace_s);
         let (address, http) = (bound.address, bound.http_address);
         Ok(Self {
@@ -410,7 +411,7 @@ fn outbox(
     settings: &ServiceSettings,
     (folder, node): (&Path, &str),
     store: &Arc<Store>,
-    notices: Notices,
+    told: Told,
 ) -> Result<Arc<Outbox>, ServiceError> {
     let delivery = &settings.delivery;
     let policy = RetryPolicy {
@@ -421,7 +422,8 @@ fn outbox(
     let objects = OutboxFolder::open(&folder.join("outbox")).map_err(ServiceError::Outbox)?;
     take_over(folder, &objects)?;
     let (calling, timeouts) = (settings.ae_title.clone(), scu_timeouts(settings));
-    Ok(Arc::new(Outbox::new(Arc::clone(store), objects, calling, policy, timeouts, node.to_owned(), notices)))
+    let (store, node) = (Arc::clone(store), node.to_owned());
+    Ok(Arc::new(Outbox::new(store, objects, calling, policy, timeouts, node, told)))
 }
 
 fn outlets(settings: &ServiceSettings) -> Vec<Outlet> {

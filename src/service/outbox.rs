@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use super::audit::{AuditTrail, Outcome};
 use super::store::{Delivery, DeliveryState, NewDelivery, Store, StoreError, millis, now_ms};
 use crate::pipeline::delivery::{
     DeliveryError, Destination, Notice, NoticeKind, Notices, OutboxError, OutboxFolder, RetryPolicy,
@@ -21,6 +22,15 @@ const LEASE: Duration = Duration::from_secs(60);
 /// How long new deliveries of other processes, as of `oarlock jobs resend`, wait to be seen.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// Who hears of deliveries.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// Pagers.
+    pub notices: Notices,
+    /// The audit trail.
+    pub audit: AuditTrail,
+}
+
 /// The outbox of a node.
 #[derive(Debug)]
 pub struct Outbox {
@@ -30,7 +40,7 @@ pub struct Outbox {
     timeouts: ScuTimeouts,
     calling: AeTitle,
     node: String,
-    notices: Notices,
+    told: Told,
     came: Notify,
 }
 
@@ -55,9 +65,9 @@ impl Outbox {
         policy: RetryPolicy,
         timeouts: ScuTimeouts,
         node: String,
-        notices: Notices,
+        told: Told,
     ) -> Self {
-        Self { store, folder, policy, timeouts, calling, node, notices, came: Notify::new() }
+        Self { store, folder, policy, timeouts, calling, node, told, came: Notify::new() }
     }
 
     /// Keeps an object for a destination, durably, and gives the row that makes a delivery of it: for a transaction of
@@ -102,7 +112,7 @@ impl Outbox {
 
     fn tell(&self, kind: NoticeKind, (key, destination): (&str, &str), text: &str) {
         let (subject, destination) = (key.to_owned(), Some(destination.to_owned()));
-        self.notices.put(Notice { kind, subject, destination, text: text.to_owned() });
+        self.told.notices.put(Notice { kind, subject, destination, text: text.to_owned() });
     }
 
     /// Puts an object into the outbox: kept and noted. The same key for the same destination again changes nothing.
@@ -174,8 +184,12 @@ impl Outbox {
         let (key, to) = (delivery.delivery.clone(), delivery.destination.clone());
         let outcome = match self.folder.read(&key, &to) {
             Ok(part10) => {
-                let delivered = destination.deliver(&self.calling, self.timeouts, &part10).await;
-                delivered.map_err(Failure::Destination)
+                let transfer = self.told.audit.sending(destination, &part10);
+                let outcome = destination.deliver(&self.calling, self.timeouts, &part10).await;
+                let outcome = outcome.map_err(Failure::Destination);
+                let reason = outcome.as_ref().err().map(Failure::reason);
+                self.told.audit.sent(transfer, reason.map_or(Outcome::Success, Outcome::Failure));
+                outcome
             }
             Err(error) => Err(Failure::Object(error)),
         };

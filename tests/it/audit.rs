@@ -9,13 +9,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oarlock::settings::audit::{AuditSettings, PatientsInAudit};
+use oarlock::settings::service::DestinationSettings;
+use oarlock::vocabulary::dicom::Peer;
 use oarlock::settings::tls::TlsClientSettings;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::pki::{Authority, Validity};
-use crate::support::peer;
+use crate::service::contourer;
+use crate::support::{free_port, peer};
 use crate::wire::{LIMIT, Request, Wire, ct, element, service, wait_for};
 
 const PATIENT: &str = "MARKED-ID-4711";
@@ -107,6 +110,43 @@ fn the_trail_in_a_file_follows_the_standard_and_names_patients_only_as_set() {
         all.extend(documents);
     }
     validate(folder.path(), &all);
+}
+
+/// The structure set goes to one destination and not to another.
+#[test]
+fn transfers_to_destinations_are_in_the_trail() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.log");
+    let theirs = service(&folder.path().join("tps"), None, |_| {});
+    let gone = free_port();
+    let audit = AuditSettings { file: Some(file.clone()), ..AuditSettings::default() };
+    let ours = service(&folder.path().join("data"), contourer(&Arc::default()), |s| {
+        s.audit = audit;
+        s.series.quiet_time_s = 0.3;
+        s.delivery.first_retry_s = 30.0;
+        let peers = [format!("TPS@{}", theirs.address()), format!("GONE@127.0.0.1:{gone}")];
+        s.destinations = peers.iter().map(|peer| DestinationSettings::from(peer.parse::<Peer>().unwrap())).collect();
+    });
+    let mut wire = Wire::associated(ours.address());
+    assert_eq!(wire.store("1.2.60", &instance("1.2.60")), 0);
+    wire.send(&[5, 0, 0, 0, 0, 4, 0, 0, 0, 0]);
+    wait_for("two transfers", || (lines(&file).len() == 6).then_some(()));
+    ours.stop();
+    theirs.stop();
+    let documents = documents(&lines(&file));
+    let of = |code: &str, title: &str| {
+        let is_it = |d: &&String| {
+            d.contains(&format!("csd-code=\"{code}\"")) && d.contains(&format!("UserID=\"{title}\""))
+        };
+        documents.iter().find(is_it).unwrap_or_else(|| panic!("{code} {title}: {documents:#?}"))
+    };
+    for title in ["TPS", "GONE"] {
+        assert!(of("110102", title).contains("1.2.840.10008.5.1.4.1.1.481.3"), "begin");
+        assert!(of("110104", title).contains(r#"EventActionCode="R""#), "transferred");
+    }
+    assert!(of("110104", "TPS").contains(r#"EventOutcomeIndicator="0""#));
+    assert!(of("110104", "GONE").contains(r#"EventOutcomeIndicator="4""#));
+    validate(folder.path(), &documents);
 }
 
 #[test]

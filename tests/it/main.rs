@@ -16,6 +16,7 @@ mod audit;
 mod cli;
 mod completion;
 mod conformance;
+mod crashes;
 mod dataset;
 mod delivery;
 mod demo;

@@ -143,7 +143,10 @@ fn nothing_of_the_patient_stands_in_logs_metrics_or_errors() {
     let delivered = folder.path().join("tps/instances");
     wait_for_long("the structure set", || (!files(&delivered, "dcm").is_empty()).then_some(()));
     // The small series has no anatomy, so it is refused, with a record.
-    wait_for_long("the refusal", || data.join("jobs/1.2.50.json").is_file().then_some(()));
+    let shown = || oarlock(&["jobs", "show", "1.2.50", "--data-dir", &data.display().to_string()], &tools);
+    wait_for_long("the refusal", || {
+        String::from_utf8_lossy(&shown().stdout).contains("refused").then_some(())
+    });
     wait_for("a failed attempt", || {
         fs::read_to_string(&log).unwrap().contains("cannot be reached").then_some(())
     });
@@ -178,7 +181,9 @@ fn nothing_of_the_patient_stands_in_logs_metrics_or_errors() {
         }
         assert!(!holds(metrics.as_bytes()), "the {what} stands in the metrics");
         for path in all_files(&data) {
-            let is_watched = path.extension().is_some_and(|e| ["json", "txt", "log"].iter().any(|x| e == *x));
+            let is_watched = path
+                .extension()
+                .is_some_and(|e| ["json", "txt", "log", "sqlite3", "sqlite3-wal"].iter().any(|x| e == *x));
             assert!(
                 !is_watched || !holds(&fs::read(&path).unwrap()),
                 "the {what} stands in {}",

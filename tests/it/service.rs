@@ -271,6 +271,40 @@ fn a_series_that_fails_holds_up_no_other() {
     destination.stop();
 }
 
+/// Instances are taken while the database fails, and everything goes on by itself when it is back.
+#[test]
+fn a_database_that_fails_holds_up_no_sender_and_loses_nothing() {
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let destination = service(theirs.path(), None, |_| {});
+    let running = quick(ours.path(), contourer(&Arc::default()), destination.address());
+    let rename = |from: &str, to: &str| {
+        use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+        let url = format!("sqlite://{}", ours.path().join("oarlock.sqlite3").display());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut database = SqliteConnection::connect(&url).await.unwrap();
+            let sql = format!("ALTER TABLE {from} RENAME TO {to}");
+            sqlx::query(AssertSqlSafe(sql)).execute(&mut database).await.unwrap();
+            database.close().await.unwrap();
+        });
+    };
+    // Every statement about these now fails, as with a disk that does not read.
+    rename("versions", "versions_away");
+    rename("deliveries", "deliveries_away");
+    let began = std::time::Instant::now();
+    send(&running, &["1.2.60", "1.2.61"]);
+    assert!(began.elapsed() < std::time::Duration::from_secs(2), "a sender waited for the database");
+    assert_eq!(files(&ours.path().join("instances"), "dcm").len(), 2);
+    // Beyond the quiet time, so that the series is complete while nobody can note it.
+    std::thread::sleep(std::time::Duration::from_millis(600));
+    rename("versions_away", "versions");
+    rename("deliveries_away", "deliveries");
+    assert_eq!(delivered(theirs.path(), 1), ["1.2.80.2.1"]);
+    all_delivered(ours.path(), 1);
+    running.stop();
+    destination.stop();
+}
+
 #[test]
 fn one_data_folder_belongs_to_one_service() {
     let folder = tempfile::tempdir().unwrap();

@@ -156,6 +156,16 @@ impl Wire {
         wire
     }
 
+    /// As [`Self::associated`], where the other side may be gone.
+    pub(crate) fn try_associated(address: SocketAddr) -> Option<Self> {
+        let socket = TcpStream::connect_timeout(&address, LIMIT).ok()?;
+        socket.set_read_timeout(Some(LIMIT)).ok()?;
+        socket.set_nodelay(true).ok()?;
+        let mut wire = Self(socket);
+        wire.send(&Request::default().bytes());
+        (wire.next()?.0 == 2).then_some(wire)
+    }
+
     /// Sends, and says whether it went: that the other side has closed already is no failure of the test.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> bool {
         self.0.write_all(bytes).is_ok()
@@ -171,7 +181,7 @@ impl Wire {
         }
         let length = u32::from_be_bytes(header[2..].try_into().unwrap());
         let mut body = vec![0; usize::try_from(length).unwrap()];
-        self.0.read_exact(&mut body).unwrap();
+        self.0.read_exact(&mut body).ok()?;
         Some((header[0], body))
     }
 
@@ -195,10 +205,15 @@ impl Wire {
     }
 
     pub(crate) fn status(&mut self) -> u16 {
-        let (kind, body) = self.next().expect("the association ended instead of an answer");
+        self.try_status().expect("the association ended instead of an answer")
+    }
+
+    /// The status of the next answer, `None` when the association has ended.
+    pub(crate) fn try_status(&mut self) -> Option<u16> {
+        let (kind, body) = self.next()?;
         assert_eq!(kind, 4, "no P-DATA: {body:?}");
         let at = body.windows(8).position(|w| w == [0, 0, 0, 9, 2, 0, 0, 0]).expect("no status");
-        u16::from_le_bytes([body[at + 8], body[at + 9]])
+        Some(u16::from_le_bytes([body[at + 8], body[at + 9]]))
     }
 }
 

@@ -70,6 +70,12 @@ pub(crate) const IMAGE_POSITION: Tag = Tag(0x0020, 0x0032);
 pub(crate) const IMAGE_ORIENTATION: Tag = Tag(0x0020, 0x0037);
 pub(crate) const NUMBER_OF_SERIES_RELATED_INSTANCES: Tag = Tag(0x0020, 0x1209);
 
+/// What kind of image it is.
+pub(crate) const IMAGE_TYPE: Tag = Tag(0x0008, 0x0008);
+
+/// What is kept besides [`SHOWN`].
+const TOLD: [Tag; 2] = [IMAGE_TYPE, NUMBER_OF_SERIES_RELATED_INSTANCES];
+
 /// What must agree, besides the pixels, for two instances of one UID to be the same image: the identifiers, the
 /// patient (ID, name, birth date) and the geometry (position, orientation, frame, size, spacing, rescale).
 const SHOWN: [Tag; 17] = [
@@ -117,7 +123,7 @@ pub(crate) fn outline(
     };
     let encoding = Encoding::of_transfer_syntax(transfer_syntax);
     let layout = check_structure(&bytes, encoding).map_err(DataSetError::Structure)?;
-    let is_kept = |tag: &Tag| SHOWN.contains(tag) || *tag == NUMBER_OF_SERIES_RELATED_INSTANCES;
+    let is_kept = |tag: &Tag| SHOWN.contains(tag) || TOLD.contains(tag);
     let shown = layout.top_level.iter().filter(|(tag, _)| is_kept(tag));
     let values = shown.map(|(tag, element)| (*tag, bytes[value_of(element)].to_vec())).collect();
     let place = layout.pixel_data.filter(|_| keep == Keep::Pixels);

@@ -50,6 +50,8 @@ pub struct Clue {
     pub position_mm: Option<f64>,
     /// Number of Series Related Instances (0020,1209).
     pub n_related: Option<u32>,
+    /// Whether Image Type (0008,0008) says so; it lies in a plane of its own.
+    pub is_localizer: bool,
 }
 
 /// Bit for bit, so that a clue can be compared like the rest of an instance.
@@ -76,6 +78,10 @@ impl Clue {
             study_instance_uid: outline.text(data_set::STUDY_INSTANCE_UID).parse().ok(),
             position_mm: position.zip(orientation).and_then(|(p, o)| along_normal(&p, &o)),
             n_related: outline.text(data_set::NUMBER_OF_SERIES_RELATED_INSTANCES).trim().parse().ok(),
+            is_localizer: outline
+                .text(data_set::IMAGE_TYPE)
+                .split('\\')
+                .any(|value| value.trim() == "LOCALIZER"),
         }
     }
 }

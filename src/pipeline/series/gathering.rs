@@ -83,9 +83,13 @@ struct Growing {
     instances: BTreeMap<SopInstanceUid, StoredInstance>,
     /// When it last grew.
     grew: Instant,
+    /// How many instances its own instances say that it has.
+    said: Option<u32>,
     /// How many instances the archive of its sender has said that it has.
     told: Option<u32>,
     asked: Asked,
+    /// What was seen when somebody looked, until it changes.
+    looked: Option<Wholeness>,
 }
 
 /// Whether the archive of the sender was asked.
@@ -124,10 +128,12 @@ impl Gathering {
             let is_askable =
                 instance.clue.calling_ae_title.as_ref().is_some_and(|t| self.askable.contains(t));
             let asked = if is_askable { Asked::NotYet } else { Asked::Never };
-            let fresh = || Growing { instances: BTreeMap::new(), grew: now, told: None, asked };
+            let fresh = || Growing::new(now, asked);
             let growing = self.growing.entry(instance.series_instance_uid.clone()).or_insert_with(fresh);
+            growing.said = growing.said.max(instance.clue.n_related);
             if growing.instances.insert(instance.sop_instance_uid.clone(), instance).is_none() {
                 growing.grew = now;
+                growing.looked = None;
             }
         }
     }
@@ -156,24 +162,32 @@ impl Gathering {
         if let Some(growing) = self.growing.get_mut(series) {
             growing.asked = Asked::Never;
             growing.told = n_instances.or(growing.told);
+            growing.looked = None;
         }
     }
 
     /// The series that was due first, if one is. It is not kept any more.
     pub fn take_complete(&mut self, now: Instant) -> Option<Gathered> {
-        let asked = self.growing.iter().filter(|(_, growing)| !growing.is_to_be_asked());
-        let due = asked.map(|(uid, growing)| (growing.due(self.patience), uid));
-        let (at, uid) = due.min()?;
-        if at > now {
-            return None;
+        loop {
+            let asked = self.growing.iter().filter(|(_, growing)| !growing.is_to_be_asked());
+            let due = asked.map(|(uid, growing)| (growing.due(self.patience), uid));
+            let (at, uid) = due.min()?;
+            if at > now {
+                return None;
+            }
+            let uid = uid.clone();
+            let growing = self.growing.get_mut(&uid)?;
+            let Some(wholeness) = &growing.looked else {
+                growing.looked = Some(growing.wholeness());
+                continue;
+            };
+            let why = wholeness.why(self.patience);
+            let instances = self.growing.remove(&uid)?.instances.into_values().collect();
+            return Some(Gathered { series_instance_uid: uid, instances, why });
         }
-        let uid = uid.clone();
-        let growing = self.growing.remove(&uid)?;
-        let why = growing.why(self.patience);
-        Some(Gathered { series_instance_uid: uid, instances: growing.instances.into_values().collect(), why })
     }
 
-    /// When the next series will be complete, or is to be asked about, if nothing more comes.
+    /// When to look again, if nothing more comes: no series is complete, or is to be asked about, before.
     #[must_use]
     pub fn next_complete(&self) -> Option<Instant> {
         self.growing.values().map(|growing| growing.due(self.patience)).min()
@@ -197,13 +211,31 @@ enum Wholeness {
     Missing(String),
 }
 
+impl Wholeness {
+    fn why(&self, patience: Patience) -> String {
+        let waited_s = patience.incomplete.max(patience.quiet).as_secs_f64();
+        match self {
+            Self::Whole(n) => format!("all of its {n} instances are here"),
+            Self::Unknown => format!("nothing new for {} s", patience.quiet.as_secs_f64()),
+            Self::Missing(what) => format!("nothing new for {waited_s} s, though {what}"),
+        }
+    }
+}
+
 impl Growing {
+    fn new(now: Instant, asked: Asked) -> Self {
+        Self { instances: BTreeMap::new(), grew: now, said: None, told: None, asked, looked: None }
+    }
+
+    /// Not complete before, as far as was looked: to look is not worth the time at each instance that comes.
     fn due(&self, patience: Patience) -> Instant {
-        let wholeness = self.wholeness();
-        let at_rest = match wholeness {
-            Wholeness::Whole(_) => return self.grew,
-            Wholeness::Unknown => self.grew + patience.quiet,
-            Wholeness::Missing(_) => self.grew + patience.incomplete.max(patience.quiet),
+        let incomplete = self.grew + patience.incomplete.max(patience.quiet);
+        let at_rest = match (&self.looked, self.expected()) {
+            (Some(Wholeness::Whole(_)), _) => return self.grew,
+            (Some(Wholeness::Missing(_)), _) => incomplete,
+            (None, Some(expected)) if self.n_instances() >= expected => return self.grew,
+            (None, Some(_)) => incomplete,
+            (Some(Wholeness::Unknown) | None, _) => self.grew + patience.quiet,
         };
         match self.asked {
             Asked::Never => at_rest,
@@ -213,25 +245,23 @@ impl Growing {
     }
 
     fn is_to_be_asked(&self) -> bool {
-        self.asked == Asked::NotYet && !matches!(self.wholeness(), Wholeness::Whole(_))
+        let may_be_whole = match &self.looked {
+            Some(wholeness) => matches!(wholeness, Wholeness::Whole(_)),
+            None => self.expected().is_some_and(|expected| self.n_instances() >= expected),
+        };
+        self.asked == Asked::NotYet && !may_be_whole
     }
 
-    fn why(&self, patience: Patience) -> String {
-        match self.wholeness() {
-            Wholeness::Whole(n) => format!("all of its {n} instances are here"),
-            Wholeness::Unknown => format!("nothing new for {} s", patience.quiet.as_secs_f64()),
-            Wholeness::Missing(what) => {
-                format!(
-                    "nothing new for {} s, though {what}",
-                    patience.incomplete.max(patience.quiet).as_secs_f64()
-                )
-            }
-        }
+    fn n_instances(&self) -> u32 {
+        u32::try_from(self.instances.len()).unwrap_or(u32::MAX)
+    }
+
+    fn expected(&self) -> Option<u32> {
+        self.told.or(self.said)
     }
 
     fn wholeness(&self) -> Wholeness {
-        let n = u32::try_from(self.instances.len()).unwrap_or(u32::MAX);
-        let expected = self.told.or_else(|| self.instances.values().filter_map(|i| i.clue.n_related).max());
+        let (n, expected) = (self.n_instances(), self.expected());
         if let Some(expected) = expected.filter(|expected| n < *expected) {
             return Wholeness::Missing(format!("{n} of {expected} instances are here"));
         }
@@ -243,7 +273,8 @@ impl Growing {
 
     /// A hole between the slices. Where an instance has no position of its own nobody can tell.
     fn gap(&self) -> Option<String> {
-        let positions: Option<Vec<f64>> = self.instances.values().map(|i| i.clue.position_mm).collect();
+        let clues = self.instances.values().map(|instance| &instance.clue);
+        let positions: Option<Vec<f64>> = clues.filter(|c| !c.is_localizer).map(|c| c.position_mm).collect();
         let mut positions = positions?;
         positions.sort_by(f64::total_cmp);
         let mut steps: Vec<f64> = positions.windows(2).map(|pair| pair[1] - pair[0]).collect();
@@ -335,7 +366,10 @@ mod tests {
     #[test]
     fn slices_in_the_same_place_one_without_a_position_and_three_slices_say_nothing_about_gaps() {
         let start = Instant::now();
+        let mut scout = slice(9, -700.0, None);
+        scout.clue.is_localizer = true;
         for series in [
+            vec![slice(0, 0.0, None), slice(1, 2.0, None), slice(2, 4.0, None), slice(3, 6.0, None), scout],
             vec![
                 slice(0, 0.0, None),
                 slice(1, 0.0, None),

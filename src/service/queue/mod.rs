@@ -21,6 +21,10 @@ use crate::vocabulary::dicom::{SeriesInstanceUid, SopInstanceUid};
 /// A job that was begun so often without an end has ended the process each time, or it fails at every start.
 pub const MOST_ATTEMPTS: u32 = 8;
 
+/// Nothing but an off-peak job waits longer than this, ms: one whose time lies further ahead waits for a clock that was
+/// set back since.
+const LONGEST_WAIT_MS: i64 = 600_000;
+
 /// When it is: by the clock, and where in the local day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
@@ -104,11 +108,12 @@ impl<'a> Queue<'a> {
             let row = sqlx::query(AssertSqlSafe(format!(
                 "SELECT j.series, j.version, j.attempts, v.fingerprint, v.instances, v.choice FROM jobs j \
                  JOIN versions v ON v.series = j.series AND v.version = j.version \
-                 WHERE j.state = 'waiting' AND j.not_before_ms <= $1 \
+                 WHERE j.state = 'waiting' AND (j.not_before_ms <= $1 OR (j.priority < 2 AND j.not_before_ms > $2)) \
                  ORDER BY j.priority, j.created_ms, j.series, j.version LIMIT 1{}",
                 self.store.for_update()
             )))
             .bind(now.ms)
+            .bind(now.ms.saturating_add(LONGEST_WAIT_MS))
             .fetch_optional(&mut *tx)
             .await
             .map_err(failed("looking for a job"))?;
@@ -126,10 +131,11 @@ impl<'a> Queue<'a> {
 
     async fn is_anything_due(&self, now: Now) -> Result<bool, StoreError> {
         let row = sqlx::query(
-            "SELECT series FROM jobs WHERE (state = 'waiting' AND not_before_ms <= $1) \
-             OR (state = 'working' AND lease_until_ms < $1) LIMIT 1",
+            "SELECT series FROM jobs WHERE (state = 'waiting' AND (not_before_ms <= $1 OR (priority < 2 AND \
+             not_before_ms > $2))) OR (state = 'working' AND lease_until_ms < $1) LIMIT 1",
         )
         .bind(now.ms)
+        .bind(now.ms.saturating_add(LONGEST_WAIT_MS))
         .fetch_optional(self.store.pool())
         .await
         .map_err(failed("looking for a job"))?;

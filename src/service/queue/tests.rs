@@ -158,6 +158,14 @@ async fn a_fault_waits_its_time_and_a_stop_does_not_count() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_set_back_holds_up_no_job() {
+    let (_folder, store) = fresh().await;
+    let hour_ms = 3_600_000;
+    complete(&store, "1.7", 2, Choice::default(), hour_ms).await;
+    assert!(Queue::new(&store, "a", LEASE).take(at(0)).await.unwrap().is_some());
+}
+
+#[tokio::test]
 async fn off_peak_waits_for_its_window() {
     let (_folder, store) = fresh().await;
     let window = Some("22:00-06:00".parse().unwrap());

@@ -1,0 +1,244 @@
+//! The service as a process that is killed (SIGKILL) again and again, wherever it is, under load from several senders.
+//!
+//! `cargo test` kills it 40 times. More: `OARLOCK_CRASHES=2000 cargo test --test it killed -- --nocapture`, which prints
+//! what each kill hit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use oarlock::pipeline::series::CompleteSeries;
+use oarlock::service::store::{Delivery, DeliveryState, JobDetail, JobFilter, JobState};
+use oarlock::service::{Contourer, MadeStructureSet};
+use oarlock::settings::service::DestinationSettings;
+use oarlock::vocabulary::dicom::Peer;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::support::{Process, free_port, stored};
+use crate::wire::{CT, RTSTRUCT, Wire, data_set, echoes, files, part10, service, store, wait_within};
+
+/// Tells this test binary, started once more, to be the service: folder, port and destinations.
+const BE_THE_SERVICE: &str = "OARLOCK_TEST_SERVICE";
+const SENDERS: usize = 4;
+const SLICES: std::ops::RangeInclusive<usize> = 3..=6;
+const LONG: Duration = Duration::from_secs(120);
+
+/// Takes a moment, and mints a new SOP Instance UID each time it is asked: two structure sets of one version would show.
+fn contourer() -> Contourer {
+    Box::new(|series: &CompleteSeries| {
+        std::thread::sleep(Duration::from_millis(rand::random_range(0..60)));
+        let uid = format!("2.25.{}", uuid::Uuid::new_v4().as_u128());
+        let of = format!("{}.{}", series.series_instance_uid, series.version);
+        let part10 = part10(RTSTRUCT, &uid, &data_set(RTSTRUCT, &of, &uid, 0.0, 3));
+        Ok(MadeStructureSet { part10, formatted: Vec::new(), organs: Vec::new() })
+    })
+}
+
+/// The service of [`BE_THE_SERVICE`]; nothing where this is an ordinary run of the tests.
+#[test]
+fn the_service_of_the_crash_test() {
+    let Ok(told) = std::env::var(BE_THE_SERVICE) else { return };
+    let mut told = told.split('|');
+    let folder = PathBuf::from(told.next().unwrap());
+    let port = told.next().unwrap().parse().unwrap();
+    let _service = service(&folder, Some(contourer()), |s| {
+        s.listen.port = port;
+        s.series.quiet_time_s = 0.15;
+        s.series.incomplete_wait_s = 0.3;
+        s.delivery.first_retry_s = 0.05;
+        s.delivery.longest_retry_s = 0.2;
+        s.destinations = told.map(|peer| DestinationSettings::from(peer.parse::<Peer>().unwrap())).collect();
+    });
+    loop {
+        std::thread::park();
+    }
+}
+
+fn start(folder: &Path, port: u16, destinations: &[SocketAddr]) -> Child {
+    let mut told = format!("{}|{port}", folder.display());
+    destinations.iter().for_each(|address| told.push_str(&format!("|TPS@{address}")));
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "crashes::the_service_of_the_crash_test", "--nocapture"])
+        .env(BE_THE_SERVICE, told)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Instances that were answered with success, with their data sets, by series.
+type Acknowledged = Mutex<BTreeMap<String, BTreeMap<String, Vec<u8>>>>;
+
+/// Sends series after series until told to stop; what was not acknowledged is sent again, as a scanner would.
+fn send_series(number: usize, address: SocketAddr, acknowledged: &Acknowledged, stop: &AtomicBool) {
+    let mut random = StdRng::seed_from_u64(number as u64);
+    for count in 0.. {
+        let series = format!("1.2.90.{number}.{count}");
+        let n_slices = random.random_range(SLICES);
+        let mut left: Vec<(String, Vec<u8>)> = (0..n_slices)
+            .map(|k| {
+                let uid = format!("{series}.{k}");
+                let pixel = u8::try_from(1 + (number * 50 + count * 7 + k) % 250).unwrap();
+                let bytes = data_set(CT, &series, &uid, 2.5 * k as f64, pixel);
+                (uid, bytes)
+            })
+            .collect();
+        while !left.is_empty() {
+            let Some(mut wire) = Wire::try_associated(address) else {
+                std::thread::sleep(Duration::from_millis(10));
+                continue;
+            };
+            while let Some((uid, bytes)) = left.last() {
+                wire.send(&store(uid, bytes));
+                let Some(status) = wire.try_status() else { break };
+                assert_eq!(status, 0, "{uid}");
+                let (uid, bytes) = left.pop().unwrap();
+                acknowledged.lock().unwrap().entry(series.clone()).or_default().insert(uid, bytes);
+            }
+        }
+        if stop.load(Ordering::SeqCst) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(random.random_range(20..200)));
+    }
+}
+
+/// What a kill found in hand.
+#[derive(Debug, Default)]
+struct Hit {
+    receiving: usize,
+    gathering: usize,
+    contouring: usize,
+    delivering: usize,
+    idle: usize,
+}
+
+fn deliveries(folder: &Path) -> Vec<Delivery> {
+    stored(folder, async |store| store.deliveries(None).await.unwrap())
+}
+
+fn jobs(folder: &Path) -> Vec<JobDetail> {
+    stored(folder, async |store| {
+        let all = store.jobs(&JobFilter { states: Vec::new(), limit: u32::MAX }).await.unwrap();
+        let series: BTreeSet<String> = all.into_iter().map(|job| job.series).collect();
+        let mut details = Vec::new();
+        for series in series {
+            details.push(store.job(&series).await.unwrap().unwrap());
+        }
+        details
+    })
+}
+
+impl Hit {
+    fn note(&mut self, folder: &Path, acknowledged: &Acknowledged) {
+        let receiving = !files(&folder.join("incoming"), "part").is_empty();
+        let details = jobs(folder);
+        let known: usize = details.iter().map(|job| job.series.len().min(1)).sum();
+        let gathering = known < acknowledged.lock().unwrap().len();
+        let contouring = details
+            .iter()
+            .flat_map(|job| &job.versions)
+            .any(|v| matches!(v.job.state, JobState::Working | JobState::Waiting));
+        let delivering = deliveries(folder).iter().any(|d| d.state == DeliveryState::Pending);
+        self.receiving += usize::from(receiving);
+        self.gathering += usize::from(gathering);
+        self.contouring += usize::from(contouring);
+        self.delivering += usize::from(delivering);
+        self.idle += usize::from(!(receiving || gathering || contouring || delivering));
+    }
+}
+
+/// Every instance that was answered with success is there byte for byte; every series has a structure set of its last
+/// version; each structure set is at each destination once, and what is noted as delivered is what is there.
+#[test]
+#[expect(clippy::print_stderr, reason = "what the kills hit")]
+fn killed_anywhere_it_loses_nothing_and_delivers_nothing_twice() {
+    let kills: usize = std::env::var("OARLOCK_CRASHES").map_or(40, |n| n.parse().unwrap());
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), [(); 2].map(|()| tempfile::tempdir().unwrap()));
+    let destinations: Vec<_> = theirs.iter().map(|folder| service(folder.path(), None, |_| {})).collect();
+    let addresses: Vec<SocketAddr> = destinations.iter().map(|service| service.address()).collect();
+    let port = free_port();
+    let address: SocketAddr = ([127, 0, 0, 1], port).into();
+    let (acknowledged, stop) = (Arc::new(Acknowledged::default()), Arc::new(AtomicBool::new(false)));
+    let senders: Vec<_> = (0..SENDERS)
+        .map(|number| {
+            let (acknowledged, stop) = (Arc::clone(&acknowledged), Arc::clone(&stop));
+            std::thread::spawn(move || send_series(number, address, &acknowledged, &stop))
+        })
+        .collect();
+    let mut random = StdRng::seed_from_u64(7);
+    let mut hit = Hit::default();
+    for kill in 0..kills {
+        let mut process = Process(start(ours.path(), port, &addresses));
+        // Now and then it does not live to listen.
+        if kill % 8 != 7 {
+            wait_within(LONG, "the service", || echoes(address).then_some(()));
+        }
+        std::thread::sleep(Duration::from_millis(random.random_range(0..450)));
+        process.0.kill().unwrap();
+        process.0.wait().unwrap();
+        if ours.path().join("oarlock.sqlite3").exists() {
+            hit.note(ours.path(), &acknowledged);
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    let process = Process(start(ours.path(), port, &addresses));
+    senders.into_iter().for_each(|sender| sender.join().unwrap());
+    let expected = acknowledged.lock().unwrap().clone();
+    let settled = |job: &JobDetail| {
+        let last = job.versions.last().unwrap();
+        let whole = usize::try_from(last.job.n_instances).unwrap() == expected[&job.series].len();
+        let contoured = last.job.state == JobState::Contoured;
+        whole && contoured && last.deliveries.len() == addresses.len()
+    };
+    wait_within(LONG, "all series", || {
+        let jobs = jobs(ours.path());
+        let done = jobs.len() == expected.len() && jobs.iter().all(settled);
+        let delivered = deliveries(ours.path()).iter().all(|d| d.state == DeliveryState::Delivered);
+        (done && delivered).then_some(())
+    });
+    drop(process);
+
+    for (series, instances) in &expected {
+        for (uid, bytes) in instances {
+            let path = ours.path().join("instances").join(series).join(format!("{uid}.dcm"));
+            let file = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            assert!(file.ends_with(bytes), "{uid} is not what was sent");
+        }
+    }
+    assert!(files(&ours.path().join("quarantine"), "dcm").is_empty());
+    let versions: BTreeSet<String> = jobs(ours.path())
+        .iter()
+        .flat_map(|job| job.versions.iter().map(|v| (job.series.clone(), v.job.state, v.job.version)))
+        .filter(|(_, state, _)| *state == JobState::Contoured)
+        .map(|(series, _, version)| format!("{series}.{version}"))
+        .collect();
+    let noted = AtomicUsize::new(0);
+    for (folder, address) in theirs.iter().zip(&addresses) {
+        assert!(files(&folder.path().join("quarantine"), "dcm").is_empty());
+        // A structure set's series there is named after the version that it is of.
+        let mut there: BTreeMap<String, usize> = BTreeMap::new();
+        for file in files(&folder.path().join("instances"), "dcm") {
+            let series = file.parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
+            *there.entry(series).or_default() += 1;
+        }
+        let twice: Vec<_> = there.iter().filter(|(_, n)| **n > 1).collect();
+        assert!(twice.is_empty(), "delivered twice to {address}: {twice:?}");
+        assert_eq!(there.into_keys().collect::<BTreeSet<_>>(), versions, "at {address}");
+        noted.fetch_add(versions.len(), Ordering::SeqCst);
+    }
+    assert_eq!(deliveries(ours.path()).len(), noted.into_inner());
+    let n_instances: usize = expected.values().map(BTreeMap::len).sum();
+    eprintln!(
+        "{kills} kills: {} series of {n_instances} instances, {} versions, nothing lost, nothing twice; {hit:?}",
+        expected.len(),
+        versions.len()
+    );
+    assert!(hit.idle < kills, "no kill hit anything");
+    destinations.into_iter().for_each(oarlock::service::Service::stop);
+}
