@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::pipeline::anatomy::RuleChoice;
+use crate::pipeline::contours::HoleForm;
 use crate::vocabulary::dicom::{AeTitle, Peer};
 pub use tls::TlsArgs;
 
@@ -182,20 +183,9 @@ pub struct ConvertArgs {
     /// Write it for this kind of receiver: generic, eclipse, raystation; see docs/destinations.md.
     #[arg(long, value_name = "NAME")]
     pub format: Option<String>,
-    /// How holes are written, instead of as the format has it.
-    #[arg(long, value_enum)]
-    pub holes: Option<HoleArg>,
-}
-
-/// How a hole is written in a structure set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum HoleArg {
-    /// Joined to the outer ring by a channel of no width (PS3.3 C.8.8.6.3).
-    Keyhole,
-    /// A ring of its own with CLOSEDPLANAR_XOR.
-    Xor,
-    /// A ring of its own, CLOSED_PLANAR.
-    Separate,
+    /// How holes are written, instead of as the format has it: keyhole, xor, separate.
+    #[arg(long, value_name = "FORM")]
+    pub holes: Option<HoleForm>,
 }
 
 /// `oarlock compare`.

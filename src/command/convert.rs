@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use rayon::prelude::*;
 
 use super::{CommandResult, RuntimeChoice, say};
-use crate::cli::{ConvertArgs, HoleArg};
+use crate::cli::ConvertArgs;
 use crate::convert::{self, NamedMask};
 use crate::pipeline::contours::{HoleForm, RoiContours, contours_of_mask, fill};
 use crate::pipeline::outline;
@@ -100,18 +100,13 @@ fn rois(
 /// The format that is asked for, with holes as the argument says where it says so.
 pub(super) fn format_of(
     name: Option<&str>,
-    holes: Option<HoleArg>,
+    holes: Option<HoleForm>,
 ) -> Result<Format, Box<dyn std::error::Error + Send + Sync>> {
     let mut format = match name {
         Some(name) => FormatChoice::named(name)?.resolved(NotFound::LeaveOut),
         None => Format::default(),
     };
-    format.holes = match holes {
-        None => format.holes,
-        Some(HoleArg::Keyhole) => HoleForm::Keyhole,
-        Some(HoleArg::Xor) => HoleForm::Xor,
-        Some(HoleArg::Separate) => HoleForm::Separate,
-    };
+    format.holes = holes.unwrap_or(format.holes);
     Ok(format)
 }
 

@@ -300,13 +300,16 @@ fn every_format_is_clean_and_has_a_uid_for_what_it_says() {
         Format { holes: HoleForm::Separate, encoding: Encoding::Explicit, ..named("eclipse") },
         Format { not_found: NotFound::EmptyRoi, ..named("eclipse") },
     ];
-    let mut made: Vec<(String, InMemDicomObject)> = Vec::new();
+    let mut made: Vec<(String, Vec<u8>)> = Vec::new();
     let checked =
         ["dciodvfy", "dcentvfy"].map(|program| peer("formats", program)).iter().all(Option::is_some);
     for format in &formats {
         let encoded = set.encode(format).unwrap();
         assert_eq!(encoded, set.encode(format).unwrap(), "twice the same");
-        made.push((encoded.sop_instance_uid.to_string(), (*open(&encoded.bytes)).clone()));
+        let mut said = Vec::new();
+        let syntax = dicom_transfer_syntax_registry::entries::IMPLICIT_VR_LITTLE_ENDIAN.erased();
+        open(&encoded.bytes).write_dataset_with_ts(&mut said, &syntax).unwrap();
+        made.push((encoded.sop_instance_uid.to_string(), said));
         let path = folder.path().join("rtss.dcm");
         std::fs::write(&path, &encoded.bytes).unwrap();
         // The dciodvfy of 2022 does not know the XOR of newer editions.

@@ -154,7 +154,8 @@ fn each_destination_gets_its_own_form_once_and_one_that_breaks_a_rule_gets_none(
     let second = running(&ours, folders, &calls, pager);
     wait_for("the series again", || {
         let text = metrics(second.http_address().unwrap());
-        let is_done = ["oarlock_deliveries_held 1", "oarlock_deliveries_delivered 2"].iter().all(|w| text.contains(w));
+        let is_done =
+            ["oarlock_deliveries_held 1", "oarlock_deliveries_delivered 2"].iter().all(|w| text.contains(w));
         is_done.then_some(())
     });
     second.stop();

@@ -20,7 +20,7 @@ pub use components::PieceLimits;
 pub use fill::{FillRule, fill};
 pub(crate) use planar_contour::{Plane, place, ring_of};
 pub use planar_contour::{contours_of_mask, is_hole, volume_mm3, with_holes};
-pub use polygon::HoleForm;
+pub use polygon::{HoleForm, InvalidHoleForm};
 pub(crate) use polygon::{Polygon, area, assemble};
 pub(crate) use simplify::simplify as simplified;
 pub use trace::THRESHOLD;

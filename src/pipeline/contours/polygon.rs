@@ -16,6 +16,24 @@ pub enum HoleForm {
     Separate,
 }
 
+/// Why a text names no form of holes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("holes are written as keyhole, xor or separate; found {0:?}")]
+pub struct InvalidHoleForm(String);
+
+impl std::str::FromStr for HoleForm {
+    type Err = InvalidHoleForm;
+
+    fn from_str(text: &str) -> Result<Self, InvalidHoleForm> {
+        match text {
+            "keyhole" => Ok(Self::Keyhole),
+            "xor" => Ok(Self::Xor),
+            "separate" => Ok(Self::Separate),
+            _ => Err(InvalidHoleForm(text.to_owned())),
+        }
+    }
+}
+
 /// An outer ring (positive area) with its holes (negative area).
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Polygon {

@@ -49,8 +49,9 @@ impl StructureSet {
         let written = Written::of(self, format).map_err(RtstructError::Characters)?;
         let mut object = data_set(&written);
         let mut sop_instance_uid = self.identity.sop_instance_uid.clone();
-        if *format != Format::default() && !self.says_by_default(&object) {
-            sop_instance_uid = derived(&sop_instance_uid, &object)?;
+        let said = implicit(&object)?;
+        if *format != Format::default() && said != self.said_by_default()? {
+            sop_instance_uid = derived(&sop_instance_uid, &said);
             let uid = PrimitiveValue::from(sop_instance_uid.as_str());
             object.put(DataElement::new(tags::SOP_INSTANCE_UID, VR::UI, uid));
         }
@@ -76,9 +77,12 @@ impl StructureSet {
 }
 
 impl StructureSet {
-    /// Whether the default form is this very object.
-    fn says_by_default(&self, object: &InMemDicomObject) -> bool {
-        Written::of(self, &Format::default()).is_ok_and(|written| data_set(&written) == *object)
+    /// What the default form says; nothing where it cannot be written.
+    fn said_by_default(&self) -> Result<Vec<u8>, RtstructError> {
+        match Written::of(self, &Format::default()) {
+            Ok(written) => implicit(&data_set(&written)),
+            Err(_unwritable) => Ok(Vec::new()),
+        }
     }
 }
 
@@ -86,21 +90,26 @@ fn failed(error: impl std::fmt::Display) -> RtstructError {
     RtstructError::Write { reason: error.to_string() }
 }
 
-/// A UID for what an object says: UUID version 8 (RFC 9562) of its hash, under 2.25 (PS3.5 B.2). The object still holds
-/// the UID that it is derived from.
-fn derived(from: &SopInstanceUid, object: &InMemDicomObject) -> Result<SopInstanceUid, RtstructError> {
+/// What an object says, as bytes: two data sets with sequences are never equal as values.
+fn implicit(object: &InMemDicomObject) -> Result<Vec<u8>, RtstructError> {
     let mut bytes = Vec::new();
     let syntax = dicom_transfer_syntax_registry::entries::IMPLICIT_VR_LITTLE_ENDIAN.erased();
     object.write_dataset_with_ts(&mut bytes, &syntax).map_err(failed)?;
+    Ok(bytes)
+}
+
+/// A UID for what an object says: UUID version 8 (RFC 9562) of its hash, under 2.25 (PS3.5 B.2). The object still holds
+/// the UID that it is derived from.
+fn derived(from: &SopInstanceUid, said: &[u8]) -> SopInstanceUid {
     let mut hash = Sha256::new();
     hash.update(from.as_str());
     hash.update([0]);
-    hash.update(&bytes);
+    hash.update(said);
     let hash = hash.finalize();
     let mut uuid: [u8; 16] = hash.first_chunk().copied().unwrap_or_default();
     uuid[6] = uuid[6] & 0x0F | 0x80;
     uuid[8] = uuid[8] & 0x3F | 0x80;
-    Ok(SopInstanceUid::mint(u128::from_be_bytes(uuid)))
+    SopInstanceUid::mint(u128::from_be_bytes(uuid))
 }
 
 fn data_set(set: &Written<'_>) -> InMemDicomObject {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{AuditEvent, AuditTrail, Node, Outcome};
-use crate::pipeline::ingest::{StudyOf, study_of_file};
 use crate::pipeline::delivery::{Destination, Way};
+use crate::pipeline::ingest::{StudyOf, study_of_file};
 use crate::vocabulary::dicom::{Peer, SopClassUid};
 
 /// A transfer that has begun.
@@ -26,9 +26,7 @@ impl From<&Destination> for Node {
     fn from(destination: &Destination) -> Self {
         match &destination.way {
             Way::Store { peer, .. } => peer.into(),
-            Way::Stow(service) => {
-                Self { ae_title: None, address: service.url.host_str().map(str::to_owned) }
-            }
+            Way::Stow(service) => Self { ae_title: None, address: service.url.host_str().map(str::to_owned) },
             Way::Folder(folder) => Self { ae_title: None, address: Some(folder.display().to_string()) },
         }
     }
