@@ -58,8 +58,10 @@ pub enum Command {
     Phantom(PhantomArgs),
     /// What is in work, what failed and why; retry, send again, look at what is in quarantine.
     ///
-    /// Works beside a running service, which sees a change within a second. Exit codes: 0 done, 1 there is no such series,
-    /// delivery or instance, or it cannot be done in its state (the message says which), 2 wrong arguments.
+    /// Works beside a running service, which sees a change within a second.
+    ///
+    /// Exit codes: 0 done; 1 there is no such series, version, delivery or instance, or it cannot
+    /// be done in its state, and the message says which; 2 wrong arguments.
     ///
     /// Examples:
     ///   oarlock jobs list --state failed
