@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::pipeline::anatomy::RuleChoice;
+use crate::pipeline::contours::HoleForm;
 use crate::vocabulary::dicom::{AeTitle, Peer};
 pub use tls::TlsArgs;
 
@@ -136,6 +137,13 @@ pub struct SegmentArgs {
     /// Also write a sheet of pictures (PNG).
     #[arg(long, value_name = "FILE")]
     pub picture: Option<PathBuf>,
+    /// Which structures it holds and what they are called: a shipped template (head-and-neck, head-and-neck-planning,
+    /// kopf-hals) or a file; see docs/templates.md.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub template: Option<String>,
+    /// Write it for this kind of receiver: generic, eclipse, raystation; see docs/destinations.md.
+    #[arg(long, value_name = "NAME")]
+    pub format: Option<String>,
     /// Rules of anatomy.
     #[command(flatten)]
     pub anatomy: AnatomyArgs,
@@ -170,23 +178,16 @@ pub struct ConvertArgs {
     /// RTSTRUCT, label map, or (ending in `/`) a folder that gets one mask per ROI.
     #[arg(short, long, value_name = "FILE|DIR/")]
     pub output: PathBuf,
-    /// Structure template (YAML) that maps mask names to ROI names.
-    #[arg(long, value_name = "FILE")]
-    pub template: Option<PathBuf>,
-    /// How holes are written.
-    #[arg(long, value_enum, default_value_t = HoleArg::Keyhole)]
-    pub holes: HoleArg,
-}
-
-/// How a hole is written in a structure set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum HoleArg {
-    /// Joined to the outer ring by a channel of no width (PS3.3 C.8.8.6.3).
-    Keyhole,
-    /// A ring of its own with CLOSEDPLANAR_XOR.
-    Xor,
-    /// A ring of its own, CLOSED_PLANAR.
-    Separate,
+    /// Structure template: a shipped one (head-and-neck, head-and-neck-planning, kopf-hals) or a file, which may also be
+    /// a dictionary of organs like config/organs.yaml; see docs/templates.md.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub template: Option<String>,
+    /// Write it for this kind of receiver: generic, eclipse, raystation; see docs/destinations.md.
+    #[arg(long, value_name = "NAME")]
+    pub format: Option<String>,
+    /// How holes are written, instead of as the format has it: keyhole, xor, separate.
+    #[arg(long, value_name = "FORM")]
+    pub holes: Option<HoleForm>,
 }
 
 /// `oarlock compare`.

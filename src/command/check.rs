@@ -13,13 +13,12 @@ use crate::cli::CheckArgs;
 use crate::engine::runtime::library;
 use crate::engine::runtime::session::Runtime;
 use crate::learning::model::ModelRegistry;
-use crate::pipeline::delivery;
+use crate::pipeline::delivery::Destination;
 use crate::pipeline::ingest::free_mb;
 use crate::service::store::{DeliveryState, FILE_NAME, JobState, Place, Store, StoreError};
 use crate::service::{scu_timeouts, tls_server};
-use crate::settings::{ServiceSettings, StructureTemplate, load_rules};
+use crate::settings::{ServiceSettings, Template, load_rules};
 use crate::vocabulary::causes::with_causes;
-use crate::vocabulary::dicom::{AeTitle, Peer};
 
 /// How one thing stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -152,7 +151,7 @@ fn database(settings: &ServiceSettings) -> std::io::Result<Finding> {
         let store = Store::open_existing(&Place::File(path.clone())).await?;
         let jobs = store.job_counts().await?;
         let deliveries = store.delivery_counts().await?;
-        let peers: Vec<_> = settings.destinations.iter().map(|d| &d.peer).collect();
+        let peers: Vec<_> = settings.destinations.iter().map(|d| &d.to).collect();
         let elsewhere = store.pending_elsewhere(&peers).await?;
         store.close().await;
         Ok::<_, StoreError>((jobs, deliveries, elsewhere))
@@ -231,8 +230,8 @@ fn rules(settings: &ServiceSettings) -> Vec<Finding> {
         {
             findings.push(Finding::bad("rules", format_args!("{}: {}", rule.name, with_causes(&error))));
         }
-        if let Some(path) = &rule.choice.template
-            && let Err(error) = StructureTemplate::read(Path::new(path))
+        if let Some(name) = &rule.choice.template
+            && let Err(error) = Template::load(name)
         {
             findings.push(Finding::bad("rules", format_args!("{}: {}", rule.name, with_causes(&error))));
         }
@@ -245,16 +244,12 @@ fn peers(settings: &ServiceSettings) -> std::io::Result<Vec<Finding>> {
         return Ok(vec![Finding::note("destinations", "none: structure sets stay in the data folder")]);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(settings
-        .destinations
-        .iter()
-        .map(|d| runtime.block_on(peer(&d.peer, &settings.ae_title, settings)))
-        .collect())
+    Ok(settings.destinations.iter().map(|d| runtime.block_on(destination(&d.to, settings))).collect())
 }
 
-async fn peer(peer: &Peer, calling: &AeTitle, settings: &ServiceSettings) -> Finding {
-    match delivery::echo(peer, calling, scu_timeouts(settings)).await {
-        Ok(()) => Finding::ok("destination", format_args!("{peer} answers")),
+async fn destination(to: &Destination, settings: &ServiceSettings) -> Finding {
+    match to.reach(&settings.ae_title, scu_timeouts(settings)).await {
+        Ok(said) => Finding::ok("destination", said),
         Err(error) => Finding::bad("destination", with_causes(&error)),
     }
 }

@@ -8,12 +8,14 @@ use crate::engine::runtime::session::{Provider, SessionOptions};
 use crate::learning::model::{ModelRegistry, StoredModel};
 use crate::pipeline::anatomy::AnatomySettings;
 use crate::pipeline::network::{ModelGraphs, Network};
-use crate::pipeline::rtstruct::{Identity, NotFound};
+use crate::pipeline::rtstruct::{Format, Identity};
 use crate::pipeline::series::{CompleteSeries, CtSeries};
+use crate::pipeline::structures::StructurePlan;
 use crate::pipeline::{ContourError, Contoured, ContouredOrgan, ContouringModel, contour_series};
 use crate::service::mint::Mint;
-use crate::service::{ContourFailure, Contourer, MadeStructureSet, OrganRecord};
-use crate::settings::{ServiceSettings, SettingsError, StructureTemplate};
+use crate::service::{ContourFailure, Contourer, Formatted, MadeStructureSet, OrganRecord};
+use crate::settings::service::StructureSetSettings;
+use crate::settings::{ServiceSettings, SettingsError, Template};
 use crate::vocabulary::causes::with_causes;
 
 /// Loads a model onto the GPU where there is one, else onto the processor; which one is logged and goes into every
@@ -48,7 +50,6 @@ pub(super) fn load_model(
         fingerprint,
         calibration: stored.calibration.clone(),
         anatomy: AnatomySettings::default(),
-        not_found: NotFound::default(),
     })
 }
 
@@ -56,20 +57,23 @@ pub(super) fn load_model(
 ///
 /// # Errors
 /// A settings file that cannot be used.
-pub(super) fn practice(args: &AnatomyArgs) -> Result<(AnatomySettings, NotFound), SettingsError> {
+pub(super) fn practice(args: &AnatomyArgs) -> Result<(AnatomySettings, StructureSetSettings), SettingsError> {
     let settings = args.config.as_deref().map(ServiceSettings::load).transpose()?.unwrap_or_default();
     let mut anatomy = match &args.anatomy {
         Some(choice) => choice.applied(settings.anatomy),
         None => settings.anatomy,
     };
     anatomy.mirror |= args.mirror;
-    Ok((anatomy, settings.structure_set.not_found))
+    Ok((anatomy, settings.structure_set))
 }
 
 /// What became of each organ, for records and scripts.
-pub(super) fn organ_records(contoured: &Contoured, template: &StructureTemplate) -> Vec<OrganRecord> {
+pub(super) fn organ_records(contoured: &Contoured, template: &Template) -> Vec<OrganRecord> {
+    let Template { organs, plan, .. } = template;
     let record = |found: &ContouredOrgan| OrganRecord {
-        roi_name: template.entry(found.organ).roi_name.clone(),
+        roi_name: plan
+            .of_organ(found.organ)
+            .map_or_else(|| organs.entry(found.organ).roi_name.clone(), |planned| planned.name.clone()),
         found: !found.contours.contours.is_empty(),
         volume_cm3: found.volume_mm3 / 1000.0,
         detection_probability: found.detection_probability,
@@ -101,12 +105,12 @@ fn graphs_of(stored: &StoredModel) -> Result<ModelGraphs<'_>, Box<dyn Error + Se
 pub(super) fn contour(
     series: &CtSeries,
     model: &mut ContouringModel,
-    template: &StructureTemplate,
+    plan: &StructurePlan,
 ) -> Result<Contoured, ContourError> {
     let mut mint = Mint::from_world();
     let made = mint.now();
     let identity = Identity::mint(|| mint.bits(), made);
-    contour_series(series, model, &|organ, contours| template.entry(organ).roi(contours), identity)
+    contour_series(series, model, plan, identity)
 }
 
 /// The models that a service's rules may name: the settings' own, and at most one other at a time, since each takes
@@ -127,7 +131,7 @@ impl Bench {
             Some(model) => model,
             None => {
                 let mut model = load_model(&self.runtime, name).map_err(ContourFailure::retry)?;
-                (model.anatomy, model.not_found) = (self.model.anatomy, self.model.not_found);
+                model.anatomy = self.model.anatomy;
                 model
             }
         };
@@ -135,30 +139,41 @@ impl Bench {
     }
 }
 
-/// What the service calls for each complete series.
+/// What the service calls for each complete series: the structure set in each of these formats. One that cannot be
+/// written in a format is held back there, with the reason, and written in the others.
 pub(super) fn contourer(
     model: ContouringModel,
-    shipped: StructureTemplate,
+    usual: Template,
+    formats: Vec<Format>,
     runtime: &RuntimeChoice,
 ) -> Contourer {
     let mut bench = Bench { runtime: runtime.clone(), model, other: None };
     Box::new(move |complete: &CompleteSeries| {
         let paths: Vec<_> = complete.instances.iter().map(|instance| instance.path.clone()).collect();
         let series = CtSeries::from_instances(&paths).map_err(by_cause)?;
-        let template = match &complete.choice.template {
-            Some(path) => StructureTemplate::read(path.as_ref()).map_err(ContourFailure::retry)?,
-            None => shipped.clone(),
-        };
+        let named = complete.choice.template.as_deref().map(Template::load).transpose();
+        let named = named.map_err(ContourFailure::retry)?;
+        let template = named.as_ref().unwrap_or(&usual);
         let model = bench.model(complete.choice.model.as_deref())?;
-        let contoured = contour(&series, model, &template).map_err(|error| match error {
+        let contoured = contour(&series, model, &template.plan).map_err(|error| match error {
             ContourError::Network(_) => ContourFailure::retry(error),
             _ => by_cause(error),
         })?;
-        for note in &contoured.notes {
+        let organs = organ_records(&contoured, template);
+        let main = contoured.structure_set.encode(&Format::default()).map_err(by_cause)?;
+        for note in &main.notes {
             tracing::info!(series = %complete.series_instance_uid, note, "structure set");
         }
-        let organs = organ_records(&contoured, &template);
-        Ok(MadeStructureSet { part10: contoured.structure_set.bytes, organs })
+        let others = formats.iter().filter(|format| **format != Format::default());
+        let formatted = others.map(|format| Formatted {
+            format: format.id(),
+            part10: contoured
+                .structure_set
+                .encode(format)
+                .map(|e| e.bytes)
+                .map_err(|error| with_causes(&error)),
+        });
+        Ok(MadeStructureSet { formatted: formatted.collect(), part10: main.bytes, organs })
     })
 }
 

@@ -1,18 +1,26 @@
 //! `oarlock convert`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
 use rayon::prelude::*;
 
 use super::{CommandResult, RuntimeChoice, say};
-use crate::cli::{ConvertArgs, HoleArg};
+use crate::cli::ConvertArgs;
 use crate::convert::{self, NamedMask};
-use crate::pipeline::contours::{HoleForm, contours_of_mask, fill};
-use crate::pipeline::rtstruct::{self, Description, Identity, NotFound, Origin, Roi, StructureSet};
+use crate::pipeline::contours::{HoleForm, RoiContours, contours_of_mask, fill};
+use crate::pipeline::outline;
+use crate::pipeline::rtstruct::{
+    self, Description, Format, Identity, InterpretedType, NotFound, Origin, Roi, StructureSet,
+};
 use crate::pipeline::series::CtSeries;
+use crate::pipeline::structures::FoundStructure;
+use crate::pipeline::volume::HuVolume;
 use crate::service::mint::Mint;
-use crate::settings::StructureTemplate;
+use crate::settings::Template;
+use crate::settings::destinations::FormatChoice;
+use crate::vocabulary::organ::Organ;
 
 /// Runs the command.
 pub(super) fn run(args: ConvertArgs, _runtime: &RuntimeChoice) -> CommandResult {
@@ -27,51 +35,79 @@ fn is_mask_name(output: &Path) -> bool {
 }
 
 fn to_structure_set(args: &ConvertArgs, series: &CtSeries) -> CommandResult {
-    let template = args.template.as_deref().map(StructureTemplate::read).transpose()?;
+    let template = args.template.as_deref().map(Template::load).transpose()?;
     let (masks, notes) = convert::read_masks(&args.input, &series.grid)?;
-    let holes = match args.holes {
-        HoleArg::Keyhole => HoleForm::Keyhole,
-        HoleArg::Xor => HoleForm::Xor,
-        HoleArg::Separate => HoleForm::Separate,
-    };
-    let rois: Vec<Roi> = masks
-        .par_iter()
-        .enumerate()
-        .map(|(index, named)| {
-            let contours = contours_of_mask(&named.mask, &series.grid, holes);
-            match template.as_ref().and_then(|template| template.organ_named(&named.name)) {
-                Some(entry) => entry.roi(contours),
-                None => Roi {
-                    name: named.name.clone(),
-                    organ: None,
-                    color: color_of(index),
-                    code: None,
-                    laterality: None,
-                    contours,
-                    remark: None,
-                },
-            }
-        })
-        .collect();
+    let format = format_of(args.format.as_deref(), args.holes)?;
+    let (rois, character_set) = rois(&masks, template.as_ref(), series)?;
     drop(masks);
     let source = args.input.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let description = Description {
-        label: "Oarlock masks".to_owned(),
-        origin: Origin::Masks { source },
-        holes,
-        not_found: NotFound::LeaveOut,
-    };
+    let description = Description { label: "Oarlock masks".to_owned(), origin: Origin::Masks { source } };
     let mut mint = Mint::from_world();
     let made = mint.now();
     let set = StructureSet::describe(series, rois, description, Identity::mint(|| mint.bits(), made));
-    for note in notes.iter().map(String::as_str).chain(set.notes().iter().map(String::as_str)) {
+    let set = set.in_character_set(character_set);
+    let encoded = set.encode(&format)?;
+    for note in notes.iter().chain(&encoded.notes) {
         say(format!("note: {note}"));
     }
-    let encoded = set.encode()?;
     std::fs::write(&args.output, &encoded.bytes)
         .map_err(|source| convert::ConvertError::Write { path: args.output.clone(), source })?;
-    say(format!("{} ROIs written to {}", set.rois().len(), args.output.display()));
+    let n_written = set.rois().iter().filter(|roi| !roi.contours.contours.is_empty()).count();
+    say(format!("{n_written} ROIs written to {}", args.output.display()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The ROIs of the masks, and the character set of their names. With a plan its structures come first; of its organs,
+/// those that no mask shows are left out. A mask that is no organ keeps its name.
+fn rois(
+    masks: &[NamedMask],
+    template: Option<&Template>,
+    series: &CtSeries,
+) -> Result<(Vec<Roi>, Option<String>), Box<dyn std::error::Error + Send + Sync>> {
+    let drawn: Vec<RoiContours> =
+        masks.par_iter().map(|named| contours_of_mask(&named.mask, &series.grid, HoleForm::Xor)).collect();
+    let (mut rois, mut others) = (Vec::new(), Vec::new());
+    let mut organs: BTreeMap<Organ, FoundStructure> = BTreeMap::new();
+    let plan = template.filter(|template| !template.is_dictionary).map(|template| &template.plan);
+    for (index, (named, contours)) in masks.iter().zip(drawn).enumerate() {
+        match template.and_then(|template| template.organs.organ_named(&named.name)) {
+            Some(entry) if plan.is_some() && !organs.contains_key(&entry.organ) => {
+                drop(organs.insert(entry.organ, FoundStructure { contours, remark: None }));
+            }
+            Some(entry) if plan.is_none() => others.push(entry.roi(contours)),
+            _ => others.push(Roi {
+                name: named.name.clone(),
+                organ: None,
+                color: color_of(index),
+                interpreted_type: InterpretedType::Organ,
+                code: None,
+                laterality: None,
+                contours,
+                remark: None,
+            }),
+        }
+    }
+    if let Some(plan) = plan {
+        let body =
+            if plan.needs_body() { outline(&HuVolume::read(series)?) } else { FoundStructure::default() };
+        rois = plan.rois(&organs, &series.grid, &|| body.clone());
+        rois.retain(|roi| roi.organ.is_none_or(|organ| organs.contains_key(&organ)));
+    }
+    rois.append(&mut others);
+    Ok((rois, plan.and_then(|plan| plan.character_set.clone())))
+}
+
+/// The format that is asked for, with holes as the argument says where it says so.
+pub(super) fn format_of(
+    name: Option<&str>,
+    holes: Option<HoleForm>,
+) -> Result<Format, Box<dyn std::error::Error + Send + Sync>> {
+    let mut format = match name {
+        Some(name) => FormatChoice::named(name)?.resolved(NotFound::LeaveOut),
+        None => Format::default(),
+    };
+    format.holes = holes.unwrap_or(format.holes);
+    Ok(format)
 }
 
 fn to_masks(args: &ConvertArgs, series: &CtSeries) -> CommandResult {

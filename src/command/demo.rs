@@ -22,8 +22,9 @@ use crate::pipeline::rtstruct;
 use crate::pipeline::series::CtSeries;
 use crate::pipeline::volume::HuVolume;
 use crate::service::Service;
-use crate::settings::service::Destination;
-use crate::settings::{ServiceSettings, StructureTemplate};
+use crate::settings::service::DestinationSettings;
+use crate::settings::{ServiceSettings, StructureTemplate, Template, USUAL_TEMPLATE};
+use crate::vocabulary::dicom::Peer;
 use crate::vocabulary::organ::Organ;
 use crate::vocabulary::space::{PatientPoint, RegionMask};
 
@@ -66,8 +67,9 @@ pub(super) fn run(args: DemoArgs, runtime: &RuntimeChoice) -> CommandResult {
     let provider = model.network.provider();
     let planning_system = Service::start(&settings(&out.join("planning-system"), "TPS", None)?, None)?;
     let to = format!("TPS@{}", planning_system.address()).parse()?;
-    let ours = settings(&out.join("oarlock"), "OARLOCK", Some(Destination { peer: to }))?;
-    let service = Service::start(&ours, Some(contourer(model, template.clone(), runtime)))?;
+    let ours = settings(&out.join("oarlock"), "OARLOCK", Some(to))?;
+    let usual = Template::load(USUAL_TEMPLATE)?;
+    let service = Service::start(&ours, Some(contourer(model, usual, Vec::new(), runtime)))?;
     say(format_args!("   OARLOCK@{} ({provider}), TPS@{}", service.address(), planning_system.address()));
 
     say(format_args!("3. C-STORE of {} slices", series.slices.len()));
@@ -210,14 +212,14 @@ fn make_patient(out: &Path) -> Result<phantom::WrittenPhantom, Failure> {
     phantom::write(&scan, "DEMO", "1.2.840.10008.1.2.1", &out.join("phantom"))
 }
 
-fn settings(folder: &Path, ae_title: &str, to: Option<Destination>) -> Result<ServiceSettings, Failure> {
+fn settings(folder: &Path, ae_title: &str, to: Option<Peer>) -> Result<ServiceSettings, Failure> {
     let mut settings = ServiceSettings { data_dir: Some(folder.to_owned()), ..ServiceSettings::default() };
     settings.ae_title = ae_title.parse()?;
     settings.listen.port = 0;
     settings.listen.min_free_mb = 200;
     settings.series.quiet_time_s = QUIET_S;
     settings.delivery.first_retry_s = 1.0;
-    settings.destinations = to.into_iter().collect();
+    settings.destinations = to.into_iter().map(DestinationSettings::from).collect();
     Ok(settings)
 }
 

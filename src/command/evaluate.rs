@@ -47,7 +47,7 @@ pub(super) fn run(args: EvaluateArgs, runtime: &RuntimeChoice) -> CommandResult 
         );
     }
     let mut model = load_model(runtime, &args.model)?;
-    (model.anatomy, model.not_found) = practice(&args.anatomy)?;
+    (model.anatomy, _) = practice(&args.anatomy)?;
     model.anatomy.mirror |= args.calibrate.is_some();
     let bar = bar(cases.len());
     let mut worst = args.report.as_ref().map(|_| WorstCases::new(&template));

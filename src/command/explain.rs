@@ -72,8 +72,11 @@ fn tell_people(explained: &Explained, settings: &ServiceSettings) {
         return;
     }
     say(format_args!("model {}", choice.model.as_deref().unwrap_or(&settings.network.model)));
-    say(format_args!("structure template {}", choice.template.as_deref().unwrap_or("as shipped")));
-    let all = || settings.destinations.iter().map(|d| d.peer.to_string()).collect();
+    say(format_args!(
+        "structure template {}",
+        choice.template.as_deref().unwrap_or(&settings.structure_set.template)
+    ));
+    let all = || settings.destinations.iter().map(|d| d.to.name.clone()).collect();
     let destinations: Vec<String> = choice.destinations.clone().unwrap_or_else(all);
     say(match (choice.dry_run, destinations.is_empty()) {
         (true, _) => "delivered nowhere (dry run)".to_owned(),

@@ -16,7 +16,8 @@ use crate::pipeline::contours::fill;
 use crate::pipeline::series::CtSeries;
 use crate::pipeline::{Contoured, rtstruct};
 use crate::service::OrganRecord;
-use crate::settings::StructureTemplate;
+use crate::settings::destinations::FormatChoice;
+use crate::settings::{StructureTemplate, Template};
 use crate::vocabulary::space::Grid;
 
 /// Model of a program that nobody told otherwise.
@@ -25,17 +26,23 @@ const SHIPPED_MODEL: &str = "starter";
 /// Runs the command.
 pub(super) fn run(args: SegmentArgs, runtime: &RuntimeChoice) -> CommandResult {
     let series = CtSeries::from_folder(&args.ct_dir)?;
-    let template = StructureTemplate::shipped()?;
-    let (anatomy, not_found) = practice(&args.anatomy)?;
+    let (anatomy, structure_set) = practice(&args.anatomy)?;
+    let template = Template::load(args.template.as_deref().unwrap_or(&structure_set.template))?;
+    let format = match &args.format {
+        Some(name) => FormatChoice::named(name)?,
+        None => FormatChoice::default(),
+    };
+    let format = format.resolved(structure_set.not_found);
     let bar = super::spinner("loading the model");
     let mut model = load_model(runtime, args.model.as_deref().unwrap_or(SHIPPED_MODEL))?;
-    (model.anatomy, model.not_found) = (anatomy, not_found);
+    model.anatomy = anatomy;
     bar.set_message(format!("contouring {} slices on {}", series.slices.len(), model.network.provider()));
     let began = Instant::now();
-    let contoured = contour(&series, &mut model, &template)?;
+    let contoured = contour(&series, &mut model, &template.plan)?;
     let seconds = began.elapsed().as_secs_f64();
     bar.finish_and_clear();
-    write(&args.output, &contoured.structure_set.bytes)?;
+    let encoded = contoured.structure_set.encode(&format)?;
+    write(&args.output, &encoded.bytes)?;
     let say = |line: &dyn std::fmt::Display| if args.json { super::tell(line) } else { super::say(line) };
     let records = organ_records(&contoured, &template);
     if args.json {
@@ -46,7 +53,7 @@ pub(super) fn run(args: SegmentArgs, runtime: &RuntimeChoice) -> CommandResult {
             "provider": model.network.provider().to_string(),
             "seconds": seconds,
             "organs": records,
-            "notes": contoured.notes,
+            "notes": encoded.notes,
         }))?);
     } else {
         table(&records, model.calibration.is_some()).iter().for_each(|line| say(line));
@@ -59,7 +66,7 @@ pub(super) fn run(args: SegmentArgs, runtime: &RuntimeChoice) -> CommandResult {
         args.output.display()
     ));
     if let Some(path) = &args.masks {
-        let (masks, n_shared) = masks(&contoured, &template, &series.grid);
+        let (masks, n_shared) = masks(&contoured, &template.organs, &series.grid);
         write_label_map(path, &masks, &series.grid)?;
         say(&format_args!(
             "label map written to {}: label n is the n-th organ of the list above that was found",
@@ -76,7 +83,7 @@ pub(super) fn run(args: SegmentArgs, runtime: &RuntimeChoice) -> CommandResult {
             .organs
             .par_iter()
             .map(|found| {
-                let entry = template.entry(found.organ);
+                let entry = template.organs.entry(found.organ);
                 let mask = fill(&found.contours, &series.grid, rtstruct::FILL_RULE);
                 let state = match mask.n_voxels() {
                     0 => "not found",

@@ -9,17 +9,17 @@ use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::ServeArgs;
 use crate::pipeline::tls::TlsServer;
 use crate::service;
-use crate::settings::service::Destination;
-use crate::settings::{ServiceSettings, StructureTemplate};
+use crate::settings::service::DestinationSettings;
+use crate::settings::{ServiceSettings, Template};
 
 /// Runs the command.
 pub(super) fn run(args: ServeArgs, runtime: &RuntimeChoice) -> CommandResult {
     let settings = settings(args)?;
     let mut model = load_model(runtime, &settings.network.model)?;
     model.anatomy = settings.anatomy;
-    model.not_found = settings.structure_set.not_found;
     let (name, provider) = (model.name.clone(), model.network.provider());
-    let contourer = contourer(model, StructureTemplate::shipped()?, runtime);
+    let usual = Template::load(&settings.structure_set.template)?;
+    let contourer = contourer(model, usual, settings.formats(), runtime);
     let tls = Arc::new(OnceLock::new());
     let ends = shutdown_or_hang_up(Arc::clone(&tls));
     service::run(&settings, Some(contourer), ends, |service| {
@@ -51,7 +51,7 @@ fn settings(args: ServeArgs) -> Result<ServiceSettings, crate::settings::Setting
     settings.http = args.http.or(settings.http);
     settings.series.quiet_time_s = args.quiet_time.unwrap_or(settings.series.quiet_time_s);
     if !args.to.is_empty() {
-        settings.destinations = args.to.into_iter().map(|peer| Destination { peer }).collect();
+        settings.destinations = args.to.into_iter().map(DestinationSettings::from).collect();
     }
     settings.check(Path::new("the command line"))?;
     Ok(settings)

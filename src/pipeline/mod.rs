@@ -7,8 +7,11 @@ pub mod ingest;
 pub mod network;
 pub mod rtstruct;
 pub mod series;
+pub mod structures;
 pub mod tls;
 pub mod volume;
+
+use std::collections::BTreeMap;
 
 use self::anatomy::{
     AnatomySettings, Calibration, Doubt, Finding, Signs, agreement, examine, judge, mirrored, mirrored_back,
@@ -16,10 +19,9 @@ use self::anatomy::{
 };
 use self::contours::{RoiContours, TraceOptions, trace_all, volume_mm3};
 use self::network::{Network, NetworkError, OrganMask};
-use self::rtstruct::{
-    Description, EncodedStructureSet, Identity, NotFound, Origin, Roi, RtstructError, StructureSet,
-};
+use self::rtstruct::{Description, Identity, Origin, StructureSet};
 use self::series::CtSeries;
+use self::structures::{FoundStructure, StructurePlan, body_contours};
 use self::volume::{HuVolume, NetworkInput, VolumeError};
 use crate::vocabulary::organ::Organ;
 use crate::vocabulary::space::Grid;
@@ -38,9 +40,6 @@ pub enum ContourError {
         "none of the 28 organs was found: does the series show a head and neck, and does the model fit this kind of CT?"
     )]
     NothingFound,
-    /// The structure set.
-    #[error("the structure set was not written")]
-    Rtstruct(#[from] RtstructError),
 }
 
 /// A model ready to contour, and what a structure set says about it.
@@ -56,21 +55,17 @@ pub struct ContouringModel {
     pub calibration: Option<Calibration>,
     /// Which rules of anatomy are held against what it finds.
     pub anatomy: AnatomySettings,
-    /// What becomes of organs that it does not find.
-    pub not_found: NotFound,
 }
 
 /// A contoured series.
 #[derive(Debug, Clone)]
 pub struct Contoured {
-    /// The RTSTRUCT.
-    pub structure_set: EncodedStructureSet,
+    /// The structure set, to be encoded in the format of each destination.
+    pub structure_set: StructureSet,
     /// Every organ in class order with what was found of it.
     pub organs: Vec<ContouredOrgan>,
     /// The CT on its own grid, for pictures and masks.
     pub volume: HuVolume,
-    /// What was changed or left out, one sentence each.
-    pub notes: Vec<String>,
 }
 
 /// What was found of an organ.
@@ -92,15 +87,15 @@ pub struct ContouredOrgan {
     pub doubt: Doubt,
 }
 
-/// The straight line: pixels, the network's view of them, masks, contours, RTSTRUCT. `roi_of` gives a region its name,
-/// color and codes; an organ that needs a look says so in its remark.
+/// The straight line: pixels, the network's view of them, masks, contours, structure set. The plan says which structures
+/// it holds and what they are called; an organ that needs a look says so in its remark.
 ///
 /// # Errors
 /// [`ContourError`], by the room that gave up; also when not one organ was found.
 pub fn contour_series(
     series: &CtSeries,
     model: &mut ContouringModel,
-    roi_of: &dyn Fn(Organ, RoiContours) -> Roi,
+    plan: &StructurePlan,
     identity: Identity,
 ) -> Result<Contoured, ContourError> {
     let volume = HuVolume::read(series)?;
@@ -109,10 +104,7 @@ pub fn contour_series(
     if organs.iter().all(|found| found.contours.contours.is_empty()) {
         return Err(ContourError::NothingFound);
     }
-    let rois = organs.iter().map(|found| {
-        let remark = found.doubt.needs_a_look().then(|| found.doubt.text());
-        Roi { remark, ..roi_of(found.organ, found.contours.clone()) }
-    });
+    let rois = plan.rois(&found_structures(&organs), &volume.grid, &|| outline(&volume));
     let description = Description {
         label: "Oarlock".to_owned(),
         origin: Origin::Model {
@@ -120,12 +112,27 @@ pub fn contour_series(
             fingerprint: model.fingerprint.clone(),
             provider: model.network.provider().to_string(),
         },
-        holes: options.holes,
-        not_found: model.not_found,
     };
-    let set = StructureSet::describe(series, rois.collect(), description, identity);
-    let structure_set = set.encode()?;
-    Ok(Contoured { structure_set, organs, volume, notes: set.notes().to_vec() })
+    let structure_set = StructureSet::describe(series, rois, description, identity);
+    let structure_set = structure_set.in_character_set(plan.character_set.clone());
+    Ok(Contoured { structure_set, organs, volume })
+}
+
+fn found_structures(organs: &[ContouredOrgan]) -> BTreeMap<Organ, FoundStructure> {
+    let found = |organ: &ContouredOrgan| {
+        let remark = organ.doubt.needs_a_look().then(|| organ.doubt.text());
+        (organ.organ, FoundStructure { contours: organ.contours.clone(), remark })
+    };
+    organs.iter().map(found).collect()
+}
+
+/// The patient's outline, or why there is none.
+#[must_use]
+pub fn outline(volume: &HuVolume) -> FoundStructure {
+    match body_contours(volume) {
+        Ok(contours) => FoundStructure { contours, remark: None },
+        Err(error) => FoundStructure { contours: RoiContours::default(), remark: Some(error.to_string()) },
+    }
 }
 
 /// What the network saw of a patient, before any rule.

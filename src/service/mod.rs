@@ -34,25 +34,27 @@ use tokio::sync::{Notify, mpsc, watch};
 
 pub use failure::{ContourFailure, Remedy};
 pub use journal::OrganRecord;
-pub use outbox::{AddError, Outbox};
-pub use worker::{Contourer, MadeStructureSet};
+pub use outbox::{AddError, Outbox, Told};
+pub use worker::{Contourer, Formatted, MadeStructureSet};
 
-use crate::pipeline::delivery::{OutboxError, OutboxFolder, RetryPolicy, ScuTimeouts};
+use crate::pipeline::delivery::{Notices, OutboxError, OutboxFolder, RetryPolicy, ScuTimeouts};
 use crate::pipeline::ingest::{
     Caller, Callers, Listener, ListenerLimits, ListenerOptions, Spool, SpoolError, SpoolLimits,
     StorageClasses, StoredInstance,
 };
+use crate::pipeline::rtstruct::Format;
 use crate::pipeline::series::Patience;
 use crate::pipeline::tls::{ClientCertificates, TlsError, TlsServer, TlsServerFiles};
-use crate::settings::service::{self as settings_of, CalledAeTitle, ServiceSettings, StorageClass, seconds};
+use crate::settings::service::{
+    self as settings_of, CalledAeTitle, DestinationSettings, ServiceSettings, StorageClass, seconds,
+};
 use crate::settings::{SettingsError, load_rules};
-use crate::vocabulary::dicom::Peer;
 use audit::{AuditError, AuditEvent, AuditTrail, AuditWriter};
 use gather::Gatherer;
 use http::Shown;
 use queue::{Now, Queue};
 use store::{Place, Store, StoreError};
-use worker::{WorkCounters, Worker};
+use worker::{Outlet, WorkCounters, Worker};
 
 /// Instances between the associations and the gathering.
 const ARRIVALS: usize = 1_024;
@@ -164,11 +166,15 @@ impl Service {
         let store = Arc::new(runtime.block_on(Store::open(&place)).map_err(ServiceError::Store)?);
         let (spool, stored) = Spool::open(&folder, spool_limits(settings)).map_err(ServiceError::Spool)?;
         let spool = Arc::new(spool);
+        let webhooks = settings.notifications.webhooks.clone();
+        let told = Notices::start(webhooks, settings.ae_title.to_string(), scu_timeouts(settings));
+        let (notices, telling) = told.map_err(ServiceError::Threads)?;
         let (audit, audit_writer) =
             AuditTrail::start(&settings.audit, &settings.ae_title, &folder).map_err(ServiceError::Audit)?;
-        let outbox = outbox(settings, &folder, &store, &node, audit.clone())?;
-        let destinations: Vec<Peer> = settings.destinations.iter().map(|d| d.peer.clone()).collect();
-        runtime.block_on(resume(&store, &outbox, &node, &destinations))?;
+        let told = Told { notices: notices.clone(), audit: audit.clone() };
+        let outbox = outbox(settings, (&folder, &node), &store, told)?;
+        let names: Vec<String> = settings.destinations.iter().map(|d| d.to.name.clone()).collect();
+        runtime.block_on(resume(&store, &outbox, &node, &names))?;
         let (arrivals, arrived) = mpsc::channel(ARRIVALS);
         let tls = tls_server(settings).map_err(ServiceError::Tls)?.map(Arc::new);
         let bound = runtime.block_on(bind(
@@ -187,9 +193,9 @@ impl Service {
         };
         runtime.spawn(retention.run(stopped.clone()));
         let work = Arc::new(WorkCounters::default());
-        let mut threads = Vec::new();
-        for destination in &destinations {
-            let (outbox, destination, stop) = (Arc::clone(&outbox), destination.clone(), stopped.clone());
+        let mut threads: Vec<_> = telling.into_iter().collect();
+        for destination in &settings.destinations {
+            let (outbox, destination, stop) = (Arc::clone(&outbox), destination.to.clone(), stopped.clone());
             let handle = runtime.handle().clone();
             threads.push(thread("delivery", move || handle.block_on(outbox.run(destination, stop)))?);
         }
@@ -212,7 +218,8 @@ impl Service {
                 store: Arc::clone(&store),
                 spool,
                 outbox,
-                destinations,
+                outlets: outlets(settings),
+                notices,
                 folder,
                 counters: Arc::clone(&work),
                 node,
@@ -410,10 +417,9 @@ fn listener_options(
 
 fn outbox(
     settings: &ServiceSettings,
-    folder: &Path,
+    (folder, node): (&Path, &str),
     store: &Arc<Store>,
-    node: &str,
-    audit: AuditTrail,
+    told: Told,
 ) -> Result<Arc<Outbox>, ServiceError> {
     let delivery = &settings.delivery;
     let policy = RetryPolicy {
@@ -425,7 +431,15 @@ fn outbox(
     take_over(folder, &objects)?;
     let (calling, timeouts) = (settings.ae_title.clone(), scu_timeouts(settings));
     let (store, node) = (Arc::clone(store), node.to_owned());
-    Ok(Arc::new(Outbox::new(store, objects, calling, policy, timeouts, node, audit)))
+    Ok(Arc::new(Outbox::new(store, objects, calling, policy, timeouts, node, told)))
+}
+
+fn outlets(settings: &ServiceSettings) -> Vec<Outlet> {
+    let outlet = |d: &DestinationSettings| {
+        let format = settings.format_of(d);
+        Outlet { to: d.to.clone(), format: (format != Format::default()).then(|| format.id()) }
+    };
+    settings.destinations.iter().map(outlet).collect()
 }
 
 /// What a version without a database delivered is noted as the new one does; the rest of its records is replayed from
@@ -452,7 +466,7 @@ async fn resume(
     store: &Store,
     outbox: &Outbox,
     node: &str,
-    destinations: &[Peer],
+    destinations: &[String],
 ) -> Result<(), ServiceError> {
     let (queue, now) = (Queue::new(store, node, worker::LEASE), store::now_ms());
     let released = queue.release_all(now).await.map_err(ServiceError::Store)?;

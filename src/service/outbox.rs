@@ -1,6 +1,5 @@
 //! What still has to go goes: one loop for each destination, until it is stored or given up.
 
-use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt::Display;
 use std::sync::Arc;
@@ -11,16 +10,26 @@ use tokio::sync::{Notify, watch};
 use super::audit::{AuditTrail, Outcome};
 use super::store::{Delivery, DeliveryState, NewDelivery, Store, StoreError, millis, now_ms};
 use crate::pipeline::delivery::{
-    OutboxError, OutboxFolder, RetryPolicy, Scu, ScuError, ScuTimeouts, kind_of,
+    DeliveryError, Destination, Notice, NoticeKind, Notices, OutboxError, OutboxFolder, RetryPolicy,
+    ScuTimeouts,
 };
 use crate::vocabulary::causes::with_causes;
-use crate::vocabulary::dicom::{AeTitle, Peer};
+use crate::vocabulary::dicom::AeTitle;
 
 /// A delivery that is tried belongs to its node for this long, beyond what its peer may take.
 const LEASE: Duration = Duration::from_secs(60);
 
 /// How long new deliveries of other processes, as of `oarlock jobs resend`, wait to be seen.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Who hears of deliveries.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// Pagers.
+    pub notices: Notices,
+    /// The audit trail.
+    pub audit: AuditTrail,
+}
 
 /// The outbox of a node.
 #[derive(Debug)]
@@ -31,7 +40,7 @@ pub struct Outbox {
     timeouts: ScuTimeouts,
     calling: AeTitle,
     node: String,
-    audit: AuditTrail,
+    told: Told,
     came: Notify,
 }
 
@@ -56,9 +65,9 @@ impl Outbox {
         policy: RetryPolicy,
         timeouts: ScuTimeouts,
         node: String,
-        audit: AuditTrail,
+        told: Told,
     ) -> Self {
-        Self { store, folder, policy, timeouts, calling, node, audit, came: Notify::new() }
+        Self { store, folder, policy, timeouts, calling, node, told, came: Notify::new() }
     }
 
     /// Keeps an object for a destination, durably, and gives the row that makes a delivery of it: for a transaction of
@@ -82,21 +91,28 @@ impl Outbox {
         Ok(NewDelivery { delivery: delivery.to_owned(), destination, state, reason: None, of })
     }
 
-    /// The row of a delivery that must not go out, and why; a person may send it nevertheless.
-    ///
-    /// # Errors
-    /// Where the object cannot be written.
+    /// The row of a delivery that must not go out, and why. There is no object: what breaks a rule is not kept to be sent.
     pub fn hold(
         &self,
         delivery: &str,
         destination: &impl Display,
-        (part10, reason): (&[u8], &str),
+        reason: &str,
         of: Option<(String, u32)>,
-    ) -> Result<NewDelivery, OutboxError> {
-        let new = self.keep(delivery, destination, part10, of)?;
+    ) -> NewDelivery {
         tracing::error!(%destination, key = delivery, reason, "held back; see `oarlock jobs show`");
-        let (state, reason) = (DeliveryState::Held, Some(reason.to_owned()));
-        Ok(if new.state == DeliveryState::Pending { NewDelivery { state, reason, ..new } } else { new })
+        self.tell(NoticeKind::Failure, (delivery, &destination.to_string()), &format!("held back: {reason}"));
+        NewDelivery {
+            delivery: delivery.to_owned(),
+            destination: destination.to_string(),
+            state: DeliveryState::Held,
+            reason: Some(reason.to_owned()),
+            of,
+        }
+    }
+
+    fn tell(&self, kind: NoticeKind, (key, destination): (&str, &str), text: &str) {
+        let (subject, destination) = (key.to_owned(), Some(destination.to_owned()));
+        self.told.notices.put(Notice { kind, subject, destination, text: text.to_owned() });
     }
 
     /// Puts an object into the outbox: kept and noted. The same key for the same destination again changes nothing.
@@ -139,11 +155,11 @@ impl Outbox {
     /// Delivers to one destination until `stop` turns true; then what is in hand is finished.
     ///
     /// Runs on a thread of its own, since it reads and moves files between the messages.
-    pub async fn run(self: Arc<Self>, destination: Peer, mut stop: watch::Receiver<bool>) {
+    pub async fn run(self: Arc<Self>, destination: Destination, mut stop: watch::Receiver<bool>) {
         let name = destination.to_string();
         while !*stop.borrow() {
             let came = self.came.notified();
-            let lease = LEASE + self.timeouts.connect + self.timeouts.answer;
+            let lease = LEASE + self.timeouts.connect + self.timeouts.answer * 3 + destination.waits();
             let due = self.store.take_due(&name, &self.node, lease, self.policy.longest, now_ms()).await;
             let wait = match due {
                 Ok(Some(delivery)) => {
@@ -164,14 +180,15 @@ impl Outbox {
         }
     }
 
-    async fn attempt(&self, destination: &Peer, mut delivery: Delivery, stop: &watch::Receiver<bool>) {
+    async fn attempt(&self, destination: &Destination, mut delivery: Delivery, stop: &watch::Receiver<bool>) {
         let (key, to) = (delivery.delivery.clone(), delivery.destination.clone());
         let outcome = match self.folder.read(&key, &to) {
             Ok(part10) => {
-                let transfer = self.audit.sending(destination, &part10);
-                let outcome = self.store_at(destination, &part10).await.map_err(Failure::Peer);
-                let told = outcome.as_ref().err().map(Failure::reason);
-                self.audit.sent(transfer, told.map_or(Outcome::Success, Outcome::Failure));
+                let transfer = self.told.audit.sending(destination, &part10);
+                let outcome = destination.deliver(&self.calling, self.timeouts, &part10).await;
+                let outcome = outcome.map_err(Failure::Destination);
+                let reason = outcome.as_ref().err().map(Failure::reason);
+                self.told.audit.sent(transfer, reason.map_or(Outcome::Success, Outcome::Failure));
                 outcome
             }
             Err(error) => Err(Failure::Object(error)),
@@ -179,12 +196,21 @@ impl Outbox {
         delivery.attempts += 1;
         let (attempts, now) = (delivery.attempts, now_ms());
         let cause = match outcome {
-            Ok(()) => {
+            Ok(receipt) => {
                 delivery.state = DeliveryState::Delivered;
                 delivery.delivered_ms = Some(now);
                 delivery.last_error = None;
-                tracing::info!(%destination, key, attempts, "delivered");
-                format!("attempt {attempts}: the peer has it")
+                delivery.warning = receipt.warning;
+                match &delivery.warning {
+                    None => {
+                        tracing::info!(%destination, key, attempts, "delivered");
+                        format!("attempt {attempts}: the peer has it")
+                    }
+                    Some(warning) => {
+                        tracing::warn!(%destination, key, attempts, warning, "delivered with a warning");
+                        format!("attempt {attempts}: the peer has it, with a warning: {warning}")
+                    }
+                }
             }
             Err(failure) => {
                 let reason = failure.reason();
@@ -203,7 +229,22 @@ impl Outbox {
                 format!("attempt {attempts}: {reason}")
             }
         };
-        if self.note(&delivery, &cause, stop).await
+        let is_noted = self.note(&delivery, &cause, stop).await;
+        match delivery.state {
+            DeliveryState::Delivered => {
+                let text = delivery.warning.as_deref().unwrap_or("delivered");
+                self.tell(NoticeKind::Delivery, (&key, &to), text);
+            }
+            DeliveryState::Failed => {
+                self.tell(
+                    NoticeKind::Failure,
+                    (&key, &to),
+                    delivery.last_error.as_deref().unwrap_or_default(),
+                );
+            }
+            _ => {}
+        }
+        if is_noted
             && delivery.state == DeliveryState::Delivered
             && let Err(error) = self.folder.settle(&key, &to)
         {
@@ -231,37 +272,27 @@ impl Outbox {
             }
         }
     }
-
-    async fn store_at(&self, destination: &Peer, part10: &[u8]) -> Result<(), ScuError> {
-        let kinds = BTreeSet::from([kind_of(part10)?]);
-        let mut scu = Scu::open(destination, &self.calling, &kinds, self.timeouts).await?;
-        let outcome = scu.store(part10).await;
-        if !matches!(outcome, Err(ScuError::Pdu { .. } | ScuError::Unexpected { .. })) {
-            scu.release().await;
-        }
-        outcome.map(drop)
-    }
 }
 
 /// Why an attempt failed.
 enum Failure {
-    Peer(ScuError),
+    Destination(DeliveryError),
     Object(OutboxError),
 }
 
 impl Failure {
     fn reason(&self) -> String {
         match self {
-            Self::Peer(error) => with_causes(error),
+            Self::Destination(error) => with_causes(error),
             Self::Object(error) => with_causes(error),
         }
     }
 
-    /// Waiting does not help; a disk that does not read may come back.
+    /// Waiting does not help; a disk that does not read may come back, an object that was held back may not.
     fn is_permanent(&self) -> bool {
         match self {
-            Self::Peer(error) => error.is_permanent(),
-            Self::Object(_) => false,
+            Self::Destination(error) => error.is_permanent(),
+            Self::Object(OutboxError::Io { source, .. }) => source.kind() == std::io::ErrorKind::NotFound,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One thread that owns the network and takes jobs from the queue.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,19 +15,37 @@ use super::journal::OrganRecord;
 use super::outbox::Outbox;
 use super::queue::{End, Job, Queue};
 use super::store::{NewDelivery, Store, StoreError, millis, now_ms};
-use crate::pipeline::delivery::replace;
+use crate::pipeline::delivery::{Destination, Notice, NoticeKind, Notices, replace};
 use crate::pipeline::ingest::Spool;
 use crate::pipeline::series::CompleteSeries;
 use crate::vocabulary::causes::with_causes;
-use crate::vocabulary::dicom::Peer;
 
 /// A structure set as it was made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MadeStructureSet {
-    /// The RTSTRUCT, Part 10.
+    /// The RTSTRUCT in the default format, Part 10.
     pub part10: Vec<u8>,
+    /// The same in every other format that a destination wants.
+    pub formatted: Vec<Formatted>,
     /// What became of each organ.
     pub organs: Vec<OrganRecord>,
+}
+
+/// A structure set in the format of a destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Formatted {
+    /// Which; see [`crate::pipeline::rtstruct::Format::id`].
+    pub format: String,
+    /// The RTSTRUCT, Part 10; or why it must not go out in this format.
+    pub part10: Result<Vec<u8>, String>,
+}
+
+/// A destination, and what it gets.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    pub(super) to: Destination,
+    /// Id of its format, `None` for the default one.
+    pub(super) format: Option<String>,
 }
 
 /// Turns a complete series into an RTSTRUCT. It belongs to one thread from its first call on.
@@ -57,7 +75,8 @@ pub(super) struct Worker {
     pub(super) store: Arc<Store>,
     pub(super) spool: Arc<Spool>,
     pub(super) outbox: Arc<Outbox>,
-    pub(super) destinations: Vec<Peer>,
+    pub(super) outlets: Vec<Outlet>,
+    pub(super) notices: Notices,
     /// The data folder; results lie under it.
     pub(super) folder: PathBuf,
     pub(super) counters: Arc<WorkCounters>,
@@ -128,6 +147,9 @@ impl Worker {
                 };
                 let check = named(|organ| organ.found && !organ.check.is_empty());
                 let not_found = named(|organ| !organ.found);
+                if !check.is_empty() {
+                    self.tell(NoticeKind::Doubt, uid.as_str(), format!("check first: {check}"));
+                }
                 let ended = self.end(job, &End::Contoured { result, organs, deliveries }, stop);
                 tracing::info!(series = %uid, version, n_instances, check, not_found, "series contoured");
                 self.counters.contoured.fetch_add(1, Ordering::Relaxed);
@@ -141,6 +163,7 @@ impl Worker {
                     (Remedy::Refuse, _) => {
                         self.counters.refused.fetch_add(1, Ordering::Relaxed);
                         tracing::warn!(series = %uid, version, reason, "series refused");
+                        self.tell(NoticeKind::Failure, uid.as_str(), format!("refused: {reason}"));
                         self.end(job, &End::Refused(&reason), stop)
                     }
                     (Remedy::Retry, Some(wait)) => {
@@ -152,6 +175,7 @@ impl Worker {
                     (Remedy::Retry, None) => {
                         self.counters.failed.fetch_add(1, Ordering::Relaxed);
                         tracing::error!(series = %uid, version, reason, "series failed; tried again at the next start");
+                        self.tell(NoticeKind::Failure, uid.as_str(), format!("failed: {reason}"));
                         self.end(job, &End::Failed(&reason), stop)
                     }
                 }
@@ -161,6 +185,10 @@ impl Worker {
         if !ended {
             tracing::warn!(series = %uid, version, "the job was not ours any more, or the service stopped; what was made is dropped or found again");
         }
+    }
+
+    fn tell(&self, kind: NoticeKind, series: &str, text: String) {
+        self.notices.put(Notice { kind, subject: series.to_owned(), destination: None, text });
     }
 
     /// Writes the end of a job, however long the database is away.
@@ -183,7 +211,8 @@ impl Worker {
     /// Contours unless an earlier attempt did, and keeps the result and an object for each destination. Each step is
     /// durable and done once; the deliveries begin with the end of the job.
     ///
-    /// Beside a result `vN-….dcm` lies `vN-….json` with what became of each organ; it is written first.
+    /// Beside a result `vN-….dcm` lie `vN-….json` with what became of each organ and, for each other format,
+    /// `vN-….FORMAT.dcm` or the reason in `vN-….FORMAT.held`; the result itself is written last.
     fn contour(&mut self, job: &Job) -> Result<Finished, ContourFailure> {
         let result = format!(
             "results/{}/v{}-{}.dcm",
@@ -192,32 +221,29 @@ impl Worker {
             job.fingerprint.get(..16).unwrap_or_default()
         );
         let path = self.folder.join(&result);
-        let record = path.with_extension("json");
-        let MadeStructureSet { part10, organs } = if path.exists() {
-            let part10 = fs::read(&path).map_err(ContourFailure::retry)?;
-            let known = fs::read(&record).ok().and_then(|json| serde_json::from_slice(&json).ok());
-            MadeStructureSet { part10, organs: known.unwrap_or_default() }
-        } else {
-            let series = self.series(job)?;
-            let made = (self.contourer)(&series)?;
-            let json = serde_json::to_vec_pretty(&made.organs).map_err(ContourFailure::retry)?;
-            let folder = path.parent().unwrap_or(&self.folder);
-            fs::create_dir_all(folder).map_err(ContourFailure::retry)?;
-            replace(&record, &json).map_err(ContourFailure::retry)?;
-            replace(&path, &made.part10).map_err(ContourFailure::retry)?;
-            made
+        let made = match kept(&path)? {
+            Some(made) => made,
+            None => {
+                let series = self.series(job)?;
+                let made = (self.contourer)(&series)?;
+                keep(&made, &path)?;
+                made
+            }
         };
         let key = format!("{} v{} {}", job.series, job.version, job.fingerprint);
         let of = || Some((job.series.to_string(), job.version));
-        let keep = |to: &Peer| self.outbox.keep(&key, to, &part10, of()).map_err(ContourFailure::retry);
-        let deliveries = self.destinations_of(job).map(keep).collect::<Result<_, _>>()?;
-        Ok(Finished { result, organs, deliveries })
+        let delivery = |Outlet { to, format }: &Outlet| match made.in_format(format.as_deref()) {
+            Ok(part10) => self.outbox.keep(&key, to, part10, of()).map_err(ContourFailure::retry),
+            Err(reason) => Ok(self.outbox.hold(&key, to, reason, of())),
+        };
+        let deliveries = self.outlets_of(job).map(delivery).collect::<Result<_, _>>()?;
+        Ok(Finished { result, organs: made.organs, deliveries })
     }
 
-    fn destinations_of(&self, job: &Job) -> impl Iterator<Item = &Peer> {
+    fn outlets_of(&self, job: &Job) -> impl Iterator<Item = &Outlet> {
         let (is_dry_run, wanted) = (job.choice.dry_run, job.choice.destinations.clone());
-        self.destinations.iter().filter(move |peer| {
-            let named = |wanted: &Vec<String>| wanted.iter().any(|name| *name == peer.to_string());
+        self.outlets.iter().filter(move |outlet| {
+            let named = |wanted: &Vec<String>| wanted.contains(&outlet.to.name);
             !is_dry_run && wanted.as_ref().is_none_or(named)
         })
     }
@@ -231,6 +257,58 @@ impl Worker {
             choice: job.choice.clone(),
         })
     }
+}
+
+impl MadeStructureSet {
+    /// What a destination gets, or why it gets nothing.
+    fn in_format(&self, format: Option<&str>) -> Result<&[u8], &str> {
+        let Some(format) = format else { return Ok(&self.part10) };
+        let made = self.formatted.iter().find(|made| made.format == format);
+        let made =
+            made.ok_or("it was made before this destination had this format: send the series again")?;
+        made.part10.as_deref().map_err(String::as_str)
+    }
+}
+
+/// What an earlier attempt has made.
+fn kept(path: &Path) -> Result<Option<MadeStructureSet>, ContourFailure> {
+    let (Some(folder), Some(stem)) = (path.parent(), path.file_stem().and_then(|stem| stem.to_str())) else {
+        return Ok(None);
+    };
+    if !path.exists() {
+        return Ok(None);
+    }
+    let part10 = fs::read(path).map_err(ContourFailure::retry)?;
+    let organs = fs::read(path.with_extension("json")).ok();
+    let organs = organs.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
+    let mut formatted = Vec::new();
+    for entry in fs::read_dir(folder).map_err(ContourFailure::retry)? {
+        let path = entry.map_err(ContourFailure::retry)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let parts: Vec<&str> = name.split('.').collect();
+        let [of, format, kind @ ("dcm" | "held")] = parts[..] else { continue };
+        if of == stem {
+            let bytes = fs::read(&path).map_err(ContourFailure::retry)?;
+            let reason = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+            let part10 = if kind == "dcm" { Ok(bytes) } else { Err(reason(bytes)) };
+            formatted.push(Formatted { format: format.to_owned(), part10 });
+        }
+    }
+    Ok(Some(MadeStructureSet { part10, formatted, organs }))
+}
+
+fn keep(made: &MadeStructureSet, path: &Path) -> Result<(), ContourFailure> {
+    let json = serde_json::to_vec_pretty(&made.organs).map_err(ContourFailure::retry)?;
+    fs::create_dir_all(path.parent().unwrap_or(path)).map_err(ContourFailure::retry)?;
+    let put = |path: &Path, bytes: &[u8]| replace(path, bytes).map_err(ContourFailure::retry);
+    put(&path.with_extension("json"), &json)?;
+    for Formatted { format, part10 } in &made.formatted {
+        match part10 {
+            Ok(bytes) => put(&path.with_extension(format!("{format}.dcm")), bytes)?,
+            Err(reason) => put(&path.with_extension(format!("{format}.held")), reason.as_bytes())?,
+        }
+    }
+    put(path, &made.part10)
 }
 
 /// Renews the lease of a job until it is aborted or the job is not ours any more.

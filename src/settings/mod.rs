@@ -3,12 +3,16 @@
 pub mod audit;
 mod checkpoint_names;
 mod dataset_map;
+pub mod destinations;
 mod doubt;
+mod formats;
 mod manifest;
+mod notifications;
 mod organs;
 mod rules;
 pub mod service;
 mod synthetic;
+mod templates;
 pub mod tls;
 mod train;
 mod yaml;
@@ -26,6 +30,7 @@ pub use organs::{OrganEntry, StructureTemplate};
 pub use rules::{InvalidRule, load_rules};
 pub use service::ServiceSettings;
 pub use synthetic::Synthetic;
+pub use templates::{Template, USUAL_TEMPLATE, is_shipped};
 pub use train::{
     Augment, DatasetSource, Heads, NormStatistics, Optimizer, Precision, Rhythm, Sources, TrainRecipe,
 };
@@ -47,6 +52,19 @@ pub enum SettingsError {
     NoMap {
         /// What was asked for.
         path: PathBuf,
+        /// The shipped ones.
+        shipped: String,
+        /// Why it is no file.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A structure template that is neither shipped nor a file.
+    #[error(
+        "there is no structure template {name}: name a file, or one of those that are shipped: {shipped}"
+    )]
+    NoTemplate {
+        /// What was asked for.
+        name: String,
         /// The shipped ones.
         shipped: String,
         /// Why it is no file.

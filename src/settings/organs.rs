@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::SettingsError;
 use crate::pipeline::contours::RoiContours;
-use crate::pipeline::rtstruct::{CodedConcept, Roi};
+use crate::pipeline::rtstruct::{CodedConcept, InterpretedType, Roi};
 use crate::vocabulary::organ::Organ;
 
 /// The template that is shipped; `config/organs.yaml`.
@@ -172,6 +172,7 @@ impl OrganEntry {
             name: self.roi_name.clone(),
             organ: Some(self.organ),
             color: self.color,
+            interpreted_type: InterpretedType::Organ,
             code: self.code.clone(),
             laterality: self.laterality.clone(),
             contours,

@@ -214,7 +214,7 @@ impl Entry {
             source: Box::new(InvalidRule::Condition { rule: self.name.clone(), source }),
         };
         let when = self.when.as_ref().map(ConditionEntry::condition).transpose().map_err(condition)?;
-        let known: Vec<String> = settings.destinations.iter().map(|d| d.peer.to_string()).collect();
+        let known: Vec<String> = settings.destinations.iter().map(|d| d.to.name.clone()).collect();
         for destination in self.destinations.iter().flatten() {
             if !known.contains(destination) {
                 let allowed = "one of `destinations` in the service's settings, written the same";
@@ -224,7 +224,10 @@ impl Entry {
         if self.window.is_some() && self.priority != Priority::OffPeak {
             return Err(wrong(path, &self.name, "window", "there", "a window only with priority: off_peak"));
         }
-        let beside = |template: &PathBuf| path.parent().unwrap_or(Path::new("")).join(template);
+        let beside = |template: &PathBuf| match template.to_str() {
+            Some(name) if super::is_shipped(name) => template.clone(),
+            _ => path.parent().unwrap_or(Path::new("")).join(template),
+        };
         Ok(Rule {
             when,
             choice: Choice {
@@ -250,15 +253,16 @@ fn wrong(path: &Path, rule: &str, key: &'static str, found: &str, allowed: &'sta
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::service::Destination;
+    use crate::settings::service::DestinationSettings;
     use crate::vocabulary::causes::with_causes;
+    use crate::vocabulary::dicom::Peer;
 
     fn load(text: &str) -> Result<Rules, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let settings = ServiceSettings {
             rules: Some(file.path().to_owned()),
-            destinations: vec![Destination { peer: "ECLIPSE@10.0.0.5:104".parse().unwrap() }],
+            destinations: vec![DestinationSettings::from("ECLIPSE@10.0.0.5:104".parse::<Peer>().unwrap())],
             ..ServiceSettings::default()
         };
         load_rules(&settings).map(Option::unwrap).map_err(|error| with_causes(&error))

@@ -11,8 +11,10 @@ use serde::{Deserialize, Deserializer};
 
 use super::SettingsError;
 use super::audit::AuditSettings;
+pub use super::destinations::DestinationSettings;
+pub use super::notifications::NotificationSettings;
 use crate::pipeline::anatomy::AnatomySettings;
-use crate::pipeline::rtstruct::NotFound;
+use crate::pipeline::rtstruct::{Format, NotFound};
 use crate::vocabulary::dicom::{AeTitle, Peer};
 
 /// Settings of `oarlock serve`, checked.
@@ -43,11 +45,13 @@ pub struct ServiceSettings {
     /// What structure sets look like.
     pub structure_set: StructureSetSettings,
     /// Where structure sets go.
-    pub destinations: Vec<Destination>,
+    pub destinations: Vec<DestinationSettings>,
     /// How they go there.
     pub delivery: DeliverySettings,
     /// How long files are kept.
     pub retention: RetentionSettings,
+    /// Who is told of what happens.
+    pub notifications: NotificationSettings,
 }
 
 /// How long the files of a series are kept with which nothing is left to do; for ever without a limit.
@@ -206,20 +210,13 @@ pub struct NetworkSettings {
 }
 
 /// What structure sets look like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StructureSetSettings {
+    /// Name of a shipped structure template, or a file.
+    pub template: String,
     /// What becomes of organs that were not found.
     pub not_found: NotFound,
-}
-
-/// Where structure sets go.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Destination {
-    /// `AET@HOST:PORT`.
-    #[serde(deserialize_with = "peer")]
-    pub peer: Peer,
 }
 
 /// How structure sets go out.
@@ -255,6 +252,7 @@ impl Default for ServiceSettings {
             destinations: Vec::new(),
             delivery: DeliverySettings::default(),
             retention: RetentionSettings::default(),
+            notifications: NotificationSettings::default(),
         }
     }
 }
@@ -284,6 +282,12 @@ impl Default for ListenSettings {
             message_timeout_s: 600.0,
             association_timeout_s: 86_400.0,
         }
+    }
+}
+
+impl Default for StructureSetSettings {
+    fn default() -> Self {
+        Self { template: super::USUAL_TEMPLATE.to_owned(), not_found: NotFound::default() }
     }
 }
 
@@ -399,6 +403,9 @@ impl ServiceSettings {
         if !(1..=4_096).contains(&listen.max_instance_mb) {
             return value("listen.max_instance_mb", &listen.max_instance_mb, "1 to 4096");
         }
+        if let Some(name) = super::destinations::repeated_name(&self.destinations) {
+            return value("destinations", &name, "each name (or peer) once");
+        }
         if !(listen.max_instance_mb..=1_000_000).contains(&listen.max_in_hand_mb) {
             return value(
                 "listen.max_in_hand_mb",
@@ -430,6 +437,24 @@ impl ServiceSettings {
             return value("listen.tls.client_authorities", &found, allowed);
         }
         Ok(())
+    }
+
+    /// How structure sets are written for a destination.
+    #[must_use]
+    pub fn format_of(&self, destination: &DestinationSettings) -> Format {
+        destination.format.resolved(self.structure_set.not_found)
+    }
+
+    /// Every form in which a destination wants structure sets, once.
+    #[must_use]
+    pub fn formats(&self) -> Vec<Format> {
+        let mut formats: Vec<Format> = Vec::new();
+        for format in self.destinations.iter().map(|destination| self.format_of(destination)) {
+            if !formats.contains(&format) {
+                formats.push(format);
+            }
+        }
+        formats
     }
 
     /// The folder of instances, results and the outbox.
@@ -494,7 +519,8 @@ mod tests {
         let uncommented: String =
             text.lines().map(|l| l.strip_prefix("#: ").unwrap_or(l).to_owned() + "\n").collect();
         let full = load(&uncommented).unwrap();
-        assert_eq!(full.destinations[0].peer.to_string(), "ECLIPSE@10.0.0.5:104");
+        assert_eq!(full.destinations[0].to.to_string(), "ECLIPSE@10.0.0.5:104");
+        assert_eq!(full.destinations.len(), 4);
         assert_eq!(full.listen.callers.len(), 2);
         assert!(full.http.is_some() && full.data_dir.is_some() && full.rules.is_some());
         assert!(full.listen.tls.is_some() && full.audit.file.is_some());

@@ -12,7 +12,7 @@ use oarlock::pipeline::contours::{
     HoleForm, RoiContours, TraceOptions, contours_of_mask, trace_all, volume_mm3,
 };
 use oarlock::pipeline::network::OrganMask;
-use oarlock::pipeline::rtstruct::{self, Description, Identity, NotFound, Origin, Roi, StructureSet};
+use oarlock::pipeline::rtstruct::{self, Description, Format, Identity, NotFound, Origin, Roi, StructureSet};
 use oarlock::pipeline::series::CtSeries;
 use oarlock::settings::StructureTemplate;
 use oarlock::vocabulary::organ::Organ;
@@ -113,7 +113,7 @@ fn contours_of_exclusive_organs_do_not_cross() {
     assert!(total[1] < total[0] - 0.6 * shared_mm3 && total[1] > total[0] - 1.02 * shared_mm3, "{total:?}");
 }
 
-fn small_scan(folder: &Path) -> CtSeries {
+pub(crate) fn small_scan(folder: &Path) -> CtSeries {
     let geometry = ScanGeometry {
         shape: [33, 81, 95],
         spacing_mm: [5.0, 2.1, 2.3],
@@ -138,12 +138,12 @@ fn small_scan(folder: &Path) -> CtSeries {
 }
 
 /// An eye with a remark, a lens without, and a chiasm that was not found.
-fn structure_set(series: &CtSeries, not_found: NotFound) -> StructureSet {
+fn structure_set(series: &CtSeries) -> StructureSet {
     let template = StructureTemplate::shipped().unwrap();
     let mut whole = Array3::from_elem(series.grid.shape(), false);
     whole.slice_mut(ndarray::s![10..14, 30..41, 40..53]).fill(true);
     let mask = oarlock::vocabulary::space::RegionMask::from_whole(whole.view());
-    let contours = contours_of_mask(&mask, &series.grid, HoleForm::Keyhole);
+    let contours = contours_of_mask(&mask, &series.grid, HoleForm::Xor);
     let roi = |organ, contours, remark: Option<&str>| Roi {
         remark: remark.map(str::to_owned),
         ..template.entry(organ).roi(contours)
@@ -161,8 +161,6 @@ fn structure_set(series: &CtSeries, not_found: NotFound) -> StructureSet {
             fingerprint: "ab".repeat(32),
             provider: "CPU".to_owned(),
         },
-        holes: HoleForm::Keyhole,
-        not_found,
     };
     let mut bits = 5_u128;
     let mut mint = || {
@@ -192,7 +190,7 @@ fn a_structure_set_says_what_to_check_and_what_is_missing_and_stays_clean() {
     let ct = folder.path().join("ct");
     let series = small_scan(&ct);
     for not_found in [NotFound::LeaveOut, NotFound::EmptyRoi] {
-        let encoded = structure_set(&series, not_found).encode().unwrap();
+        let encoded = structure_set(&series).encode(&Format { not_found, ..Format::default() }).unwrap();
         let path = folder.path().join("rtss.dcm");
         std::fs::write(&path, &encoded.bytes).unwrap();
         let object = dicom_object::open_file(&path).unwrap().into_inner();

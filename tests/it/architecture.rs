@@ -50,7 +50,7 @@ fn what_talks_to_the_world_stays_in_its_room() {
         ("dicom_ul::", &["pipeline/ingest/", "pipeline/delivery/"]),
         ("serde_yaml::", &["settings/"]),
         ("sqlx::", &["service/store/", "service/queue/"]),
-        ("ureq::", &["engine/runtime/"]),
+        ("ureq::", &["engine/runtime/", "pipeline/delivery/"]),
         ("tokio::", &["pipeline/ingest/", "pipeline/delivery/", "pipeline/tls/", "service/", "command/"]),
         ("rustls::", &["pipeline/tls/"]),
     ];

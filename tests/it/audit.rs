@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oarlock::settings::audit::{AuditSettings, PatientsInAudit};
-use oarlock::settings::service::Destination;
+use oarlock::settings::service::DestinationSettings;
 use oarlock::settings::tls::TlsClientSettings;
+use oarlock::vocabulary::dicom::Peer;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -124,7 +125,8 @@ fn transfers_to_destinations_are_in_the_trail() {
         s.series.quiet_time_s = 0.3;
         s.delivery.first_retry_s = 30.0;
         let peers = [format!("TPS@{}", theirs.address()), format!("GONE@127.0.0.1:{gone}")];
-        s.destinations = peers.iter().map(|peer| Destination { peer: peer.parse().unwrap() }).collect();
+        s.destinations =
+            peers.iter().map(|peer| DestinationSettings::from(peer.parse::<Peer>().unwrap())).collect();
     });
     let mut wire = Wire::associated(ours.address());
     assert_eq!(wire.store("1.2.60", &instance("1.2.60")), 0);

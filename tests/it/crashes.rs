@@ -14,7 +14,8 @@ use std::time::Duration;
 use oarlock::pipeline::series::CompleteSeries;
 use oarlock::service::store::{Delivery, DeliveryState, JobDetail, JobFilter, JobState};
 use oarlock::service::{Contourer, MadeStructureSet};
-use oarlock::settings::service::Destination;
+use oarlock::settings::service::DestinationSettings;
+use oarlock::vocabulary::dicom::Peer;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -34,7 +35,7 @@ fn contourer() -> Contourer {
         let uid = format!("2.25.{}", uuid::Uuid::new_v4().as_u128());
         let of = format!("{}.{}", series.series_instance_uid, series.version);
         let part10 = part10(RTSTRUCT, &uid, &data_set(RTSTRUCT, &of, &uid, 0.0, 3));
-        Ok(MadeStructureSet { part10, organs: Vec::new() })
+        Ok(MadeStructureSet { part10, formatted: Vec::new(), organs: Vec::new() })
     })
 }
 
@@ -51,7 +52,7 @@ fn the_service_of_the_crash_test() {
         s.series.incomplete_wait_s = 0.3;
         s.delivery.first_retry_s = 0.05;
         s.delivery.longest_retry_s = 0.2;
-        s.destinations = told.map(|peer| Destination { peer: peer.parse().unwrap() }).collect();
+        s.destinations = told.map(|peer| DestinationSettings::from(peer.parse::<Peer>().unwrap())).collect();
     });
     loop {
         std::thread::park();

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use oarlock::pipeline::delivery::{Kind, Scu, ScuError, ScuTimeouts, kind_of};
-use oarlock::vocabulary::dicom::SopInstanceUid;
+use oarlock::pipeline::delivery::{Kind, Scu, ScuError, ScuTimeouts, Stored, kind_of};
 
 use crate::support::{self, free_port, start};
 use crate::wire::{CT, LIMIT, RTSTRUCT, ct, data_set, files, part10, service, wait_for};
 
-fn send(port: u16, objects: &[Vec<u8>]) -> Vec<Result<SopInstanceUid, ScuError>> {
+fn send(port: u16, objects: &[Vec<u8>]) -> Vec<Result<Stored, ScuError>> {
     let peer = format!("ANY@127.0.0.1:{port}").parse().unwrap();
     let kinds: BTreeSet<Kind> = objects.iter().map(|o| kind_of(o).unwrap()).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -86,6 +85,6 @@ fn no_accepted_context_and_a_refusal_are_errors_that_do_not_pass_by_waiting() {
         outcomes[0]
     );
     assert!(matches!(&outcomes[1], Err(e @ ScuError::Refused { status: 0xA900, .. }) if e.is_permanent()));
-    assert_eq!(outcomes[2].as_ref().unwrap().as_str(), "1.2.60", "the association went on");
+    assert_eq!(outcomes[2].as_ref().unwrap().sop_instance_uid.as_str(), "1.2.60", "the association went on");
     service.stop();
 }

@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicUsize;
 
 use oarlock::service::store::{DeliveryState, JobState};
 use oarlock::settings::ServiceSettings;
-use oarlock::settings::service::Destination;
+use oarlock::settings::service::DestinationSettings;
+use oarlock::vocabulary::dicom::Peer;
 
 use crate::service::{all_delivered, contourer, delivered, job, send};
 use crate::support::stored;
@@ -16,7 +17,8 @@ fn quick(s: &mut ServiceSettings, destination: std::net::SocketAddr) {
     s.series.quiet_time_s = 0.1;
     s.delivery.first_retry_s = 0.05;
     s.delivery.longest_retry_s = 0.2;
-    s.destinations = vec![Destination { peer: format!("TPS@{destination}").parse().unwrap() }];
+    let peer: Peer = format!("TPS@{destination}").parse().unwrap();
+    s.destinations = vec![DestinationSettings::from(peer)];
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::sync::atomic::AtomicUsize;
 
 use oarlock::service::store::JobState;
 use oarlock::service::{Contourer, Service};
-use oarlock::settings::service::Destination;
+use oarlock::settings::service::DestinationSettings;
+use oarlock::vocabulary::dicom::Peer;
 
 use crate::service::{contourer, delivered, job};
 use crate::wire::{CT, Wire, data_set, element, files, service, wait_for};
@@ -43,7 +44,7 @@ fn start(folder: &Path, contourer: Option<Contourer>, peer: &str) -> Service {
     service(folder, contourer, |s| {
         s.series.quiet_time_s = 0.3;
         s.rules = Some(rules);
-        s.destinations = vec![Destination { peer: peer.parse().unwrap() }];
+        s.destinations = vec![DestinationSettings::from(peer.parse::<Peer>().unwrap())];
     })
 }
 

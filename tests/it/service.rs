@@ -9,7 +9,8 @@ use oarlock::pipeline::series::CompleteSeries;
 use oarlock::service::store::{Delivery, DeliveryState, JobDetail, JobState};
 use oarlock::service::{ContourFailure, Contourer, MadeStructureSet, OrganRecord, Service, ServiceError};
 use oarlock::settings::ServiceSettings;
-use oarlock::settings::service::Destination;
+use oarlock::settings::service::DestinationSettings;
+use oarlock::vocabulary::dicom::Peer;
 
 use crate::support::stored;
 use crate::wire::{RTSTRUCT, Wire, ct, data_set, files, part10, service, wait_for};
@@ -30,7 +31,7 @@ pub(crate) fn contourer(calls: &Arc<AtomicUsize>) -> Option<Contourer> {
             check: vec!["volume 21.50 cm3, usual 4 to 13".to_owned()],
             findings: Vec::new(),
         };
-        Ok(MadeStructureSet { part10, organs: vec![eye] })
+        Ok(MadeStructureSet { part10, formatted: Vec::new(), organs: vec![eye] })
     }))
 }
 
@@ -40,7 +41,8 @@ pub(crate) fn quick(folder: &Path, contourer: Option<Contourer>, destination: So
         s.series.quiet_time_s = 0.3;
         s.delivery.first_retry_s = 0.05;
         s.delivery.longest_retry_s = 0.2;
-        s.destinations = vec![Destination { peer: format!("TPS@{destination}").parse().unwrap() }];
+        s.destinations =
+            vec![DestinationSettings::from(format!("TPS@{destination}").parse::<Peer>().unwrap())];
     })
 }
 

@@ -41,6 +41,19 @@ pub(crate) fn peer(test: &str, program: &str) -> Option<PathBuf> {
     found
 }
 
+/// A file that a package installs, or `None` with a visible line.
+///
+/// # Panics
+/// Where `OARLOCK_DEMAND_PEERS` is set and the file is missing.
+pub(crate) fn file(test: &str, path: &str) -> Option<PathBuf> {
+    let found = Some(PathBuf::from(path)).filter(|path| path.exists());
+    if found.is_none() {
+        assert!(!everything_must_be_here(), "{test}: {path} is not installed; run tests/peers/install");
+        eprintln!("SKIPPED {test}: {path} is not installed (tests/peers/install)");
+    }
+    found
+}
+
 /// A peer's process, ended with the test.
 pub(crate) struct Process(pub(crate) Child);
 
@@ -53,6 +66,12 @@ impl Drop for Process {
 
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Free ports that differ.
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
+    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    held.map(|listener| listener.local_addr().unwrap().port())
 }
 
 /// Starts a peer and waits until it answers a C-ECHO.

@@ -3,7 +3,8 @@
 use super::Scan;
 use crate::pipeline::contours::{HoleForm, contours_of_mask};
 use crate::pipeline::rtstruct::{
-    Description, EncodedStructureSet, Identity, NotFound, Origin, Roi, RtstructError, StructureSet,
+    Description, EncodedStructureSet, Format, Identity, InterpretedType, Origin, Roi, RtstructError,
+    StructureSet,
 };
 use crate::pipeline::series::CtSeries;
 use crate::settings::StructureTemplate;
@@ -24,13 +25,14 @@ pub fn truth_structure_set(
     identity: Identity,
 ) -> Result<EncodedStructureSet, RtstructError> {
     let rois = scan.truth.iter().enumerate().map(|(n, (structure, mask))| {
-        let contours = contours_of_mask(mask, &series.grid, HoleForm::Keyhole);
+        let contours = contours_of_mask(mask, &series.grid, HoleForm::Xor);
         match structure.organ {
             Some(organ) => template.entry(organ).roi(contours),
             None => Roi {
                 name: structure.name.clone(),
                 organ: None,
                 color: COLORS[n % COLORS.len()],
+                interpreted_type: InterpretedType::Organ,
                 code: None,
                 laterality: None,
                 contours,
@@ -41,8 +43,6 @@ pub fn truth_structure_set(
     let description = Description {
         label: "Phantom truth".to_owned(),
         origin: Origin::Masks { source: "phantom, exact by construction".to_owned() },
-        holes: HoleForm::Keyhole,
-        not_found: NotFound::LeaveOut,
     };
-    StructureSet::describe(series, rois.collect(), description, identity).encode()
+    StructureSet::describe(series, rois.collect(), description, identity).encode(&Format::default())
 }

@@ -18,14 +18,17 @@ use rayon::prelude::*;
 
 pub use components::PieceLimits;
 pub use fill::{FillRule, fill};
-pub use planar_contour::{contours_of_mask, volume_mm3};
-pub use polygon::HoleForm;
+pub(crate) use planar_contour::{Plane, place, ring_of};
+pub use planar_contour::{contours_of_mask, is_hole, volume_mm3, with_holes};
+pub use polygon::{HoleForm, InvalidHoleForm};
+pub(crate) use polygon::{Polygon, area, assemble};
+pub(crate) use simplify::simplify as simplified;
 pub use trace::THRESHOLD;
+pub(crate) use trace::at_one_half;
 
 use crate::pipeline::network::OrganMask;
 use crate::vocabulary::organ::Organ;
 use crate::vocabulary::space::{Grid, PatientPoint};
-use planar_contour::Plane;
 
 /// One closed planar contour: at least three points, the first not repeated (PS3.3 C.8.8.6.1, CLOSED_PLANAR).
 #[derive(Debug, Clone, PartialEq)]
@@ -57,12 +60,12 @@ pub struct TraceOptions {
 }
 
 impl TraceOptions {
-    /// What we deliver unless a destination is set up otherwise: keyholes; 0.03 mm, since chords of a round organ
+    /// What we deliver: holes as rings of their own, which each destination's format joins as it wants; 0.03 mm, since chords of a round organ
     /// all lie inside it and 0.1 mm would cost an eye 2 % of its volume; rings
     /// from 1 mm2 on (about one pixel); specks under 5 mm3 and crumbs further than 20 mm with under a tenth of the
     /// organ's volume go.
     pub const DELIVERED: Self = Self {
-        holes: HoleForm::Keyhole,
+        holes: HoleForm::Xor,
         tolerance_mm: 0.03,
         smallest_area_mm2: 1.0,
         pieces: PieceLimits { smallest_mm3: 5.0, far_mm: 20.0, far_part: 0.1 },

@@ -5,14 +5,33 @@ use geo::Coord;
 use super::trace::Ring;
 
 /// How a hole leaves as contours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HoleForm {
     /// Joined to its outer ring by a channel of no width (PS3.3 C.8.8.6.3): the same under every reader's rule.
     Keyhole,
-    /// A ring of its own; all rings of the ROI are CLOSEDPLANAR_XOR.
+    /// A ring of its own; all rings of an ROI with holes are CLOSEDPLANAR_XOR.
     Xor,
     /// A ring of its own; all rings are CLOSED_PLANAR, and a reader that joins rings fills the hole.
     Separate,
+}
+
+/// Why a text names no form of holes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("holes are written as keyhole, xor or separate; found {0:?}")]
+pub struct InvalidHoleForm(String);
+
+impl std::str::FromStr for HoleForm {
+    type Err = InvalidHoleForm;
+
+    fn from_str(text: &str) -> Result<Self, InvalidHoleForm> {
+        match text {
+            "keyhole" => Ok(Self::Keyhole),
+            "xor" => Ok(Self::Xor),
+            "separate" => Ok(Self::Separate),
+            _ => Err(InvalidHoleForm(text.to_owned())),
+        }
+    }
 }
 
 /// An outer ring (positive area) with its holes (negative area).

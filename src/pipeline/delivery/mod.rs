@@ -1,10 +1,24 @@
-//! Sending: C-STORE and C-ECHO as SCU, the objects that still have to go, and when to try again.
+//! Sending: C-STORE, DICOMweb or a folder, C-ECHO, storage commitment and notices; the objects that still have to go, and
+//! when to try again.
 
+mod commitment;
+mod destination;
 mod find;
+mod folder;
+mod http;
 mod outbox;
 mod scu;
+mod secret;
+mod stow;
+mod webhook;
 
+pub use destination::{DeliveryError, Destination, Receipt, Way};
 pub use find::{FindError, count_instances};
+pub use folder::FolderError;
+pub use http::CertificatesError;
 pub(crate) use outbox::replace;
 pub use outbox::{OutboxError, OutboxFolder, RetryPolicy};
-pub use scu::{Kind, Scu, ScuError, ScuTimeouts, echo, echo_with, kind_of};
+pub use scu::{Kind, Scu, ScuError, ScuTimeouts, Stored, echo, echo_with, kind_of};
+pub use secret::{Secret, SecretError, SecretSource};
+pub use stow::{Login, StowError, StowService};
+pub use webhook::{Notice, NoticeKind, Notices, Webhook};

@@ -8,6 +8,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
+use dicom_core::header::Header;
+use dicom_core::value::Value;
+use dicom_core::{Tag, VR};
 use dicom_dictionary_std::uids;
 use dicom_encoding::transfer_syntax::TransferSyntaxIndex;
 use dicom_object::InMemDicomObject;
@@ -121,6 +124,14 @@ pub enum ScuError {
         /// A7xx or 0110H: may pass later.
         may_pass_later: bool,
     },
+    /// Stored, but the peer does not answer for keeping it.
+    #[error("{peer} took the instance and does not commit itself to keep it{}", reason.map_or_else(String::new, |r| format!(" (reason {r:04X}H)")))]
+    NotCommitted {
+        /// Who.
+        peer: Peer,
+        /// Failure Reason (0008,1197).
+        reason: Option<u16>,
+    },
     /// The answer cannot be read.
     #[error("the answer of {peer} cannot be read")]
     Answer {
@@ -161,6 +172,10 @@ impl ScuError {
             Self::NoContext { .. } | Self::File(_) | Self::DataSet(_) | Self::Transcode(..) => true,
             Self::TooManyContexts(_) => true,
             Self::Refused { may_pass_later, .. } => !may_pass_later,
+            // Processing failure and want of resources may pass, and so may an instance that is not there yet.
+            Self::NotCommitted { reason, .. } => {
+                reason.is_some_and(|r| !matches!(r, 0x0110 | 0x0112 | 0x0213 | 0xA700..=0xA7FF))
+            }
             // A peer that does not know us yet often does a day later, so even a permanent reject is tried again.
             Self::Rejected { .. } => false,
             Self::Unreachable { .. } | Self::Tls { .. } => false,
@@ -188,15 +203,24 @@ pub fn kind_of(part10: &[u8]) -> Result<Kind, ScuError> {
     Ok(Kind { sop_class_uid: file.sop_class_uid, transfer_syntax_uid: file.transfer_syntax_uid })
 }
 
+/// An instance that a peer has taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Which.
+    pub sop_instance_uid: SopInstanceUid,
+    /// The status and comment of a warning, where there was one.
+    pub warning: Option<String>,
+}
+
 /// An open association as SCU.
 #[derive(Debug)]
 pub struct Scu {
-    peer: Peer,
-    stream: PduStream,
-    timeouts: ScuTimeouts,
-    max_body: u32,
+    pub(super) peer: Peer,
+    pub(super) stream: PduStream,
+    pub(super) timeouts: ScuTimeouts,
+    pub(super) max_body: u32,
     contexts: Vec<Accepted>,
-    message_id: u16,
+    pub(super) message_id: u16,
 }
 
 #[derive(Debug)]
@@ -327,12 +351,12 @@ impl Scu {
         Ok(Self { peer: peer.clone(), stream, timeouts, max_body, contexts, message_id: 0 })
     }
 
-    /// Stores one Part 10 file; the status of a warning counts as stored and is logged.
+    /// Stores one Part 10 file; the status of a warning counts as stored.
     ///
     /// # Errors
     /// [`ScuError`]; after [`ScuError::Refused`], [`ScuError::NoContext`] and the errors about the file itself the
     /// association goes on.
-    pub async fn store(&mut self, part10: &[u8]) -> Result<SopInstanceUid, ScuError> {
+    pub async fn store(&mut self, part10: &[u8]) -> Result<Stored, ScuError> {
         let file = part10::split(part10).map_err(ScuError::File)?;
         let class = file.sop_class_uid.as_str();
         let stored = file.transfer_syntax_uid.as_str();
@@ -362,11 +386,11 @@ impl Scu {
         if !answer.is_stored() {
             return Err(refused(&self.peer, answer));
         }
-        if answer.status != 0 {
-            let (peer, status) = (&self.peer, format!("{:04X}H", answer.status));
-            tracing::warn!(%peer, status, comment = answer.comment, "stored with a warning");
-        }
-        Ok(file.sop_instance_uid)
+        let warning = (answer.status != 0).then(|| {
+            let colon = if answer.comment.is_empty() { "" } else { ": " };
+            format!("status {:04X}H{colon}{}", answer.status, answer.comment)
+        });
+        Ok(Stored { sop_instance_uid: file.sop_instance_uid, warning })
     }
 
     /// Ends the association in order; a peer that is gone already is no error.
@@ -380,8 +404,14 @@ impl Scu {
         }
     }
 
+    /// The context of a class, and its transfer syntax, where the peer has accepted one.
+    pub(super) fn context_for(&self, class: &str) -> Option<(u8, TransferSyntaxUid)> {
+        let context = self.contexts.iter().find(|c| c.abstract_syntax == class)?;
+        Some((context.id, TransferSyntaxUid::parse(&context.transfer_syntax).ok()?))
+    }
+
     /// The response to the request just sent.
-    async fn answer(&mut self, context: u8) -> Result<Response, ScuError> {
+    pub(super) async fn answer(&mut self, context: u8) -> Result<Response, ScuError> {
         let mut command = Vec::new();
         loop {
             let (kind, range) = match self.stream.next(self.timeouts.answer).await {
@@ -407,7 +437,7 @@ impl Scu {
         }
     }
 
-    fn broken(&self, source: PduError) -> ScuError {
+    pub(super) fn broken(&self, source: PduError) -> ScuError {
         ScuError::Pdu { peer: self.peer.clone(), source }
     }
 
@@ -432,10 +462,34 @@ fn rewrite(data_set: &[u8], from: &str, to: &str) -> Result<Vec<u8>, ScuError> {
         return Err(failed("not in the registry of transfer syntaxes".into()));
     };
     let object = InMemDicomObject::read_dataset_with_ts(data_set, from).map_err(|e| failed(e.into()))?;
+    if to != uids::IMPLICIT_VR_LITTLE_ENDIAN
+        && let Some(tag) = beyond_explicit(&object)
+    {
+        return Err(failed(
+            format!("{tag} is longer than its explicit VR can say: enable Implicit VR Little Endian there")
+                .into(),
+        ));
+    }
     let mut rewritten = Vec::with_capacity(data_set.len() + 4_096);
     object.write_dataset_with_ts(&mut rewritten, into).map_err(|e| failed(e.into()))?;
     Ok(rewritten)
 }
+
+/// An element that explicit VR could only call UN (PS3.5 6.2.2), which planning systems refuse in Contour Data.
+fn beyond_explicit(object: &InMemDicomObject) -> Option<Tag> {
+    object.iter().find_map(|element| match element.value() {
+        Value::Sequence(sequence) => sequence.items().iter().find_map(beyond_explicit),
+        Value::Primitive(value) => {
+            let is_text =
+                matches!(element.vr(), VR::DS | VR::IS | VR::LO | VR::ST | VR::LT | VR::PN | VR::UI);
+            (is_text && value.calculate_byte_len() > LONGEST_EXPLICIT_TEXT).then(|| element.tag())
+        }
+        _ => None,
+    })
+}
+
+/// Longest text in explicit VR (PS3.5 7.1.2).
+const LONGEST_EXPLICIT_TEXT: usize = 65_534;
 
 fn request(peer: &Peer, calling: &AeTitle, proposed: &[(String, String)]) -> AssociationRQ {
     let contexts =
@@ -466,4 +520,28 @@ fn rejected(peer: &Peer, reject: &AssociationRJ) -> ScuError {
 fn refused(peer: &Peer, answer: Response) -> ScuError {
     let may_pass_later = answer.may_pass_later();
     ScuError::Refused { peer: peer.clone(), status: answer.status, comment: answer.comment, may_pass_later }
+}
+
+#[cfg(test)]
+mod tests {
+    use dicom_core::{DataElement, PrimitiveValue};
+    use dicom_dictionary_std::tags;
+
+    use super::*;
+
+    #[test]
+    fn a_contour_that_explicit_vr_cannot_say_is_not_rewritten() {
+        let contour = |n: usize| {
+            let data = PrimitiveValue::from(vec!["-123.4567"; n].join("\\"));
+            let object =
+                InMemDicomObject::from_element_iter([DataElement::new(tags::CONTOUR_DATA, VR::DS, data)]);
+            let mut bytes = Vec::new();
+            let implicit = TransferSyntaxRegistry.get(PLAIN[0]).unwrap();
+            object.write_dataset_with_ts(&mut bytes, implicit).unwrap();
+            rewrite(&bytes, PLAIN[0], PLAIN[1])
+        };
+        assert!(contour(6_500).is_ok());
+        let error = contour(6_600).unwrap_err();
+        assert!(error.is_permanent() && crate::vocabulary::causes::with_causes(&error).contains("Implicit"));
+    }
 }

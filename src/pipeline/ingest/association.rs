@@ -25,7 +25,9 @@ use super::tally;
 use super::witness::{IngestEvent, StudyOf, study_of};
 use crate::pipeline::tls::Socket;
 use crate::vocabulary::causes::with_causes;
-use crate::vocabulary::dicom::dimse::{Request, StoreRequest, StoreStatus, VERIFICATION};
+use crate::vocabulary::dicom::dimse::{
+    OtherRequest, Request, STORAGE_COMMITMENT, StoreRequest, StoreStatus, VERIFICATION,
+};
 use crate::vocabulary::dicom::{
     AeTitle, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, SopClassUid, TransferSyntaxUid,
 };
@@ -236,19 +238,34 @@ fn admit<'a>(
         }
         _ => return Err(reject(LOCAL_LIMIT_EXCEEDED)),
     };
+    let roles = request.user_variables.iter().filter_map(commitment_roles);
     let answer = AssociationAC {
         protocol_version: 1,
         calling_ae_title: request.calling_ae_title.clone(),
         called_ae_title: request.called_ae_title.clone(),
         application_context_name: APPLICATION_CONTEXT.to_owned(),
         presentation_contexts: results,
-        user_variables: vec![
+        user_variables: [
             UserVariableItem::MaxLength(MAX_P_DATA),
             UserVariableItem::ImplementationClassUID(IMPLEMENTATION_CLASS_UID.to_owned()),
             UserVariableItem::ImplementationVersionName(IMPLEMENTATION_VERSION_NAME.to_owned()),
-        ],
+        ]
+        .into_iter()
+        .chain(roles)
+        .collect(),
     };
     Ok((Accepted { answer, calling, contexts }, place))
+}
+
+/// A peer that reports on storage commitment proposes to be the SCP of it (PS3.7 D.3.3.4); it may be. Of other classes
+/// nobody's roles change.
+fn commitment_roles(item: &UserVariableItem) -> Option<UserVariableItem> {
+    match item {
+        UserVariableItem::ScuScpRoleSelectionSubItem(class, _) if trimmed(class) == STORAGE_COMMITMENT => {
+            Some(item.clone())
+        }
+        _ => None,
+    }
 }
 
 fn negotiate(
@@ -266,7 +283,8 @@ fn negotiate(
         let transfer_syntax =
             proposed.transfer_syntaxes.iter().map(|s| trimmed(s)).find(|s| is_stored_as_sent(s));
         let transfer_syntax = transfer_syntax.and_then(|s| TransferSyntaxUid::parse(s).ok());
-        let is_ours = abstract_syntax == VERIFICATION || classes.accept(abstract_syntax);
+        let is_service = [VERIFICATION, STORAGE_COMMITMENT].contains(&abstract_syntax);
+        let is_ours = is_service || classes.accept(abstract_syntax);
         let reason = match &transfer_syntax {
             _ if !is_ours => PresentationContextResultReason::AbstractSyntaxNotSupported,
             None => PresentationContextResultReason::TransferSyntaxesNotSupported,
@@ -424,7 +442,7 @@ impl Talk {
     async fn answer(&mut self, message: Message) -> Vec<u8> {
         match message.request {
             Request::Echo(echo) => echo.respond(),
-            Request::Other(other) => other.refuse(),
+            Request::Other(other) => self.other(&other, message.context, &message.data_set),
             Request::Store(store) => {
                 let (status, comment) = self.store(&store, message.context, message.data_set).await;
                 if status != StoreStatus::Success {
@@ -434,6 +452,18 @@ impl Talk {
                 }
                 store.respond(status, &comment)
             }
+        }
+    }
+
+    fn other(&self, request: &OtherRequest, context: u8, data_set: &DataSet) -> Vec<u8> {
+        let context = self.accepted.contexts.iter().find(|c| c.id == context);
+        match (context, data_set) {
+            (Some(context), DataSet::Whole(bytes, _share))
+                if context.abstract_syntax == STORAGE_COMMITMENT && request.is_event_report() =>
+            {
+                super::commitment::take(request, bytes, &context.transfer_syntax)
+            }
+            _ => request.refuse(),
         }
     }
 
@@ -447,7 +477,9 @@ impl Talk {
         let (Some(context), Ok(class)) = (context, &request.sop_class_uid) else {
             return (StoreStatus::CannotUnderstand, "Affected SOP Class UID is no UID".to_owned());
         };
-        if context.abstract_syntax != class.as_str() || class.as_str() == VERIFICATION {
+        if context.abstract_syntax != class.as_str()
+            || [VERIFICATION, STORAGE_COMMITMENT].contains(&class.as_str())
+        {
             return (
                 StoreStatus::SopClassNotSupported,
                 "not the SOP class of this presentation context".to_owned(),

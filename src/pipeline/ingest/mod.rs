@@ -3,7 +3,8 @@
 //! Comes in: connections. Goes out: [`StoredInstance`], durable on disk, its UIDs parsed.
 
 pub(crate) mod association;
-mod budget;
+pub(crate) mod budget;
+pub(crate) mod commitment;
 pub(crate) mod data_set;
 mod known;
 mod listener;

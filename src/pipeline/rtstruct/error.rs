@@ -14,6 +14,9 @@ pub enum RtstructError {
         /// One sentence per broken rule.
         broken: Vec<String>,
     },
+    /// A name that the CT's character set cannot hold.
+    #[error("the structure set is not written")]
+    Characters(#[source] super::characters::Unwritable),
     /// The encoder refused.
     #[error("the structure set could not be encoded: {reason}")]
     Write {

@@ -7,9 +7,8 @@ use dicom_object::InMemDicomObject;
 use dicom_object::mem::InMemElement;
 use time::macros::format_description;
 
-use super::naming::fit_label;
-use super::structure_set::{CodedConcept, Origin, Roi, StructureSet};
-use crate::pipeline::contours::{HoleForm, PlanarContour};
+use super::structure_set::{CodedConcept, Origin};
+use super::written::{Written, WrittenContour, WrittenRoi};
 use crate::pipeline::series::CtSlice;
 
 /// RT Structure Set Storage (PS3.4 B.5).
@@ -31,20 +30,23 @@ const PATIENT_AND_STUDY_TYPE_2: [(Tag, VR); 9] = [
     (tags::REFERRING_PHYSICIAN_NAME, VR::PN),
 ];
 
-/// Patient and General Study (C.7.1.1, C.7.2.1): the CT's own, byte for byte.
-pub(super) fn patient_and_general_study(set: &StructureSet) -> InMemDicomObject {
-    let mut object = set.series.patient_and_study.clone();
+/// Patient and General Study (C.7.1.1, C.7.2.1): the CT's own, byte for byte, with Patient Study.
+pub(super) fn patient_and_general_study(set: &Written<'_>) -> InMemDicomObject {
+    let mut object = set.copied.clone();
     for (tag, vr) in PATIENT_AND_STUDY_TYPE_2 {
         if object.get(tag).is_none() {
             object.put(DataElement::new(tag, vr, PrimitiveValue::Empty));
         }
+    }
+    if let Some(code) = set.characters.to_write() {
+        object.put(text(tags::SPECIFIC_CHARACTER_SET, VR::CS, code));
     }
     object.put(text(tags::STUDY_INSTANCE_UID, VR::UI, set.series.study_instance_uid.as_str()));
     object
 }
 
 /// RT Series (C.8.8.1).
-pub(super) fn rt_series(set: &StructureSet) -> Vec<InMemElement> {
+pub(super) fn rt_series(set: &Written<'_>) -> Vec<InMemElement> {
     let (date, time) = date_and_time(set);
     vec![
         text(tags::MODALITY, VR::CS, "RTSTRUCT"),
@@ -52,7 +54,7 @@ pub(super) fn rt_series(set: &StructureSet) -> Vec<InMemElement> {
         text(tags::SERIES_NUMBER, VR::IS, "1"),
         text(tags::SERIES_DATE, VR::DA, &date),
         text(tags::SERIES_TIME, VR::TM, &time),
-        text(tags::SERIES_DESCRIPTION, VR::LO, &set.generation_text()),
+        text(tags::SERIES_DESCRIPTION, VR::LO, &set.series_description),
         empty(tags::OPERATORS_NAME, VR::PN),
     ]
 }
@@ -67,7 +69,7 @@ pub(super) fn general_equipment() -> Vec<InMemElement> {
 }
 
 /// Frame of Reference (C.7.4.1): the CT's.
-pub(super) fn frame_of_reference(set: &StructureSet) -> Vec<InMemElement> {
+pub(super) fn frame_of_reference(set: &Written<'_>) -> Vec<InMemElement> {
     vec![
         text(tags::FRAME_OF_REFERENCE_UID, VR::UI, set.series.frame_of_reference_uid.as_str()),
         empty(tags::POSITION_REFERENCE_INDICATOR, VR::LO),
@@ -75,11 +77,11 @@ pub(super) fn frame_of_reference(set: &StructureSet) -> Vec<InMemElement> {
 }
 
 /// Structure Set (C.8.8.5).
-pub(super) fn structure_set(set: &StructureSet) -> Vec<InMemElement> {
+pub(super) fn structure_set(set: &Written<'_>) -> Vec<InMemElement> {
     let (date, time) = date_and_time(set);
     vec![
-        text(tags::STRUCTURE_SET_LABEL, VR::SH, &fit_label(&set.description.label)),
-        text(tags::STRUCTURE_SET_DESCRIPTION, VR::ST, &set.text()),
+        our_text(set, tags::STRUCTURE_SET_LABEL, VR::SH, &set.label),
+        our_text(set, tags::STRUCTURE_SET_DESCRIPTION, VR::ST, &set.description),
         text(tags::STRUCTURE_SET_DATE, VR::DA, &date),
         text(tags::STRUCTURE_SET_TIME, VR::TM, &time),
         sequence(tags::REFERENCED_FRAME_OF_REFERENCE_SEQUENCE, vec![referenced_frame(set)]),
@@ -90,7 +92,7 @@ pub(super) fn structure_set(set: &StructureSet) -> Vec<InMemElement> {
     ]
 }
 
-fn referenced_frame(set: &StructureSet) -> InMemDicomObject {
+fn referenced_frame(set: &Written<'_>) -> InMemDicomObject {
     let series = item([
         text(tags::SERIES_INSTANCE_UID, VR::UI, set.series.series_instance_uid.as_str()),
         sequence(tags::CONTOUR_IMAGE_SEQUENCE, set.series.slices.iter().map(contour_image).collect()),
@@ -117,26 +119,26 @@ fn contour_image(slice: &CtSlice) -> InMemDicomObject {
     image
 }
 
-fn structure_set_roi(set: &StructureSet, number: &str, roi: &Roi) -> InMemDicomObject {
-    let algorithm = match set.description.origin {
+fn structure_set_roi(set: &Written<'_>, number: &str, roi: &WrittenRoi<'_>) -> InMemDicomObject {
+    let algorithm = match set.origin {
         Origin::Model { .. } => "AUTOMATIC",
         Origin::Masks { .. } => "",
     };
     let mut item = item([
         text(tags::ROI_NUMBER, VR::IS, number),
         text(tags::REFERENCED_FRAME_OF_REFERENCE_UID, VR::UI, set.series.frame_of_reference_uid.as_str()),
-        text(tags::ROI_NAME, VR::LO, &roi.name),
+        our_text(set, tags::ROI_NAME, VR::LO, &roi.name),
         text(tags::ROI_GENERATION_ALGORITHM, VR::CS, algorithm),
-        text(tags::ROI_GENERATION_DESCRIPTION, VR::LO, &set.generation_text_of(roi)),
+        text(tags::ROI_GENERATION_DESCRIPTION, VR::LO, &roi.generation),
     ]);
-    if let Some(remark) = StructureSet::remark(roi) {
-        item.put(text(tags::ROI_DESCRIPTION, VR::ST, &remark));
+    if let Some(remark) = &roi.remark {
+        item.put(text(tags::ROI_DESCRIPTION, VR::ST, remark));
     }
     item
 }
 
 /// ROI Contour (C.8.8.6).
-pub(super) fn roi_contour(set: &StructureSet) -> Vec<InMemElement> {
+pub(super) fn roi_contour(set: &Written<'_>) -> Vec<InMemElement> {
     let items = numbered(&set.rois).map(|(number, roi)| {
         let color = roi.color.map(|c| c.to_string()).join("\\");
         let mut item = item([
@@ -144,7 +146,7 @@ pub(super) fn roi_contour(set: &StructureSet) -> Vec<InMemElement> {
             text(tags::REFERENCED_ROI_NUMBER, VR::IS, &number),
         ]);
         let contours: Vec<_> =
-            roi.contours.contours.iter().enumerate().map(|(i, c)| contour(set, i + 1, c)).collect();
+            roi.contours.iter().enumerate().map(|(i, c)| contour(set, roi, i + 1, c)).collect();
         // Contour Sequence is type 3 and has at least one item where it is there.
         if !contours.is_empty() {
             item.put(sequence(tags::CONTOUR_SEQUENCE, contours));
@@ -154,55 +156,35 @@ pub(super) fn roi_contour(set: &StructureSet) -> Vec<InMemElement> {
     vec![sequence(tags::ROI_CONTOUR_SEQUENCE, items.collect())]
 }
 
-fn contour(set: &StructureSet, number: usize, contour: &PlanarContour) -> InMemDicomObject {
-    let geometric_type = match set.description.holes {
-        HoleForm::Xor => "CLOSEDPLANAR_XOR",
-        HoleForm::Keyhole | HoleForm::Separate => "CLOSED_PLANAR",
-    };
-    let coordinates = contour.points.iter().flat_map(|p| [p.x, p.y, p.z]);
-    let mut data = String::with_capacity(contour.points.len() * 24);
-    for coordinate in coordinates {
-        if !data.is_empty() {
-            data.push('\\');
-        }
-        push_decimal(&mut data, coordinate);
-    }
+fn contour(
+    set: &Written<'_>,
+    roi: &WrittenRoi<'_>,
+    number: usize,
+    contour: &WrittenContour,
+) -> InMemDicomObject {
     let image = set.series.slices.get(contour.slice).map(contour_image);
     item([
         sequence(tags::CONTOUR_IMAGE_SEQUENCE, image.into_iter().collect()),
-        text(tags::CONTOUR_GEOMETRIC_TYPE, VR::CS, geometric_type),
-        text(tags::NUMBER_OF_CONTOUR_POINTS, VR::IS, &contour.points.len().to_string()),
+        text(tags::CONTOUR_GEOMETRIC_TYPE, VR::CS, roi.geometric_type),
+        text(tags::NUMBER_OF_CONTOUR_POINTS, VR::IS, &contour.n_points.to_string()),
         text(tags::CONTOUR_NUMBER, VR::IS, &number.to_string()),
-        DataElement::new(tags::CONTOUR_DATA, VR::DS, PrimitiveValue::from(data)),
+        text(tags::CONTOUR_DATA, VR::DS, &contour.data),
     ])
 }
 
-/// Appends a coordinate as DS: fixed notation, at most four decimals, so at most 16 bytes up to 10 km. A tenth of a
-/// micrometre keeps the point on its image plane and on its side of every voxel centre.
-pub(super) fn push_decimal(data: &mut String, mm: f64) {
-    let start = data.len();
-    *data += &format!("{mm:.4}");
-    let kept = data[start..].trim_end_matches('0').trim_end_matches('.').len();
-    data.truncate(start + kept);
-    if &data[start..] == "-0" {
-        data.truncate(start);
-        data.push('0');
-    }
-}
-
 /// RT ROI Observations (C.8.8.8).
-pub(super) fn rt_roi_observations(set: &StructureSet) -> Vec<InMemElement> {
+pub(super) fn rt_roi_observations(set: &Written<'_>) -> Vec<InMemElement> {
     let items = numbered(&set.rois).map(|(number, roi)| {
         let mut observation = item([
             text(tags::OBSERVATION_NUMBER, VR::IS, &number),
             text(tags::REFERENCED_ROI_NUMBER, VR::IS, &number),
-            text(tags::RTROI_INTERPRETED_TYPE, VR::CS, "ORGAN"),
+            text(tags::RTROI_INTERPRETED_TYPE, VR::CS, roi.interpreted_type.term()),
             empty(tags::ROI_INTERPRETER, VR::PN),
         ]);
         if let Some(code) = &roi.code {
-            let mut concept = coded(code);
+            let mut concept = coded(set, code);
             if let Some(side) = &roi.laterality {
-                let side = vec![coded(side)];
+                let side = vec![coded(set, side)];
                 concept.put(sequence(tags::SEGMENTED_PROPERTY_TYPE_MODIFIER_CODE_SEQUENCE, side));
             }
             observation.put(sequence(tags::RTROI_IDENTIFICATION_CODE_SEQUENCE, vec![concept]));
@@ -212,12 +194,12 @@ pub(super) fn rt_roi_observations(set: &StructureSet) -> Vec<InMemElement> {
     vec![sequence(tags::RTROI_OBSERVATIONS_SEQUENCE, items.collect())]
 }
 
-fn coded(code: &CodedConcept) -> InMemDicomObject {
+fn coded(set: &Written<'_>, code: &CodedConcept) -> InMemDicomObject {
     let meaning: String = code.meaning.chars().take(64).collect();
     item([
         text(tags::CODE_VALUE, VR::SH, &code.value),
         text(tags::CODING_SCHEME_DESIGNATOR, VR::SH, &code.scheme),
-        text(tags::CODE_MEANING, VR::LO, &meaning),
+        our_text(set, tags::CODE_MEANING, VR::LO, &meaning),
     ])
 }
 
@@ -226,8 +208,8 @@ pub(super) fn approval() -> Vec<InMemElement> {
     vec![text(tags::APPROVAL_STATUS, VR::CS, "UNAPPROVED")]
 }
 
-/// SOP Common (C.12.1); Specific Character Set came with the patient.
-pub(super) fn sop_common(set: &StructureSet) -> Vec<InMemElement> {
+/// SOP Common (C.12.1); Specific Character Set came with the patient, or was put there.
+pub(super) fn sop_common(set: &Written<'_>) -> Vec<InMemElement> {
     let (date, time) = date_and_time(set);
     vec![
         text(tags::SOP_CLASS_UID, VR::UI, RT_STRUCTURE_SET_STORAGE),
@@ -237,7 +219,7 @@ pub(super) fn sop_common(set: &StructureSet) -> Vec<InMemElement> {
     ]
 }
 
-fn date_and_time(set: &StructureSet) -> (String, String) {
+fn date_and_time(set: &Written<'_>) -> (String, String) {
     let made = set.identity.made;
     let date = made.format(format_description!("[year][month][day]"));
     let time = made.format(format_description!("[hour][minute][second]"));
@@ -245,7 +227,7 @@ fn date_and_time(set: &StructureSet) -> (String, String) {
 }
 
 /// ROIs with their numbers, from 1.
-fn numbered(rois: &[Roi]) -> impl Iterator<Item = (String, &Roi)> {
+fn numbered<'r, 'a>(rois: &'r [WrittenRoi<'a>]) -> impl Iterator<Item = (String, &'r WrittenRoi<'a>)> {
     rois.iter().enumerate().map(|(i, roi)| ((i + 1).to_string(), roi))
 }
 
@@ -261,25 +243,11 @@ fn text(tag: Tag, vr: VR, value: &str) -> InMemElement {
     DataElement::new(tag, vr, PrimitiveValue::from(value))
 }
 
-fn empty(tag: Tag, vr: VR) -> InMemElement {
-    DataElement::new(tag, vr, PrimitiveValue::Empty)
+/// A text of the site's, in the CT's character set.
+fn our_text(set: &Written<'_>, tag: Tag, vr: VR, value: &str) -> InMemElement {
+    DataElement::new(tag, vr, set.characters.value(value))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn coordinates_are_short_and_without_exponent() {
-        let written = |mm| {
-            let mut text = String::new();
-            push_decimal(&mut text, mm);
-            text
-        };
-        assert_eq!(written(-0.000_01), "0");
-        assert_eq!(written(-249.511_718_75), "-249.5117");
-        assert_eq!(written(1.5e-7), "0");
-        assert_eq!(written(100.0), "100");
-        assert_eq!(written(1e7), "10000000");
-    }
+fn empty(tag: Tag, vr: VR) -> InMemElement {
+    DataElement::new(tag, vr, PrimitiveValue::Empty)
 }

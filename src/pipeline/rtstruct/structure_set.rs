@@ -3,8 +3,7 @@
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use super::naming::fit_names;
-use crate::pipeline::contours::{HoleForm, RoiContours};
+use crate::pipeline::contours::RoiContours;
 use crate::pipeline::series::CtSeries;
 use crate::vocabulary::dicom::{SeriesInstanceUid, SopInstanceUid};
 use crate::vocabulary::organ::Organ;
@@ -20,20 +19,62 @@ pub struct CodedConcept {
     pub meaning: String,
 }
 
+/// What an ROI is to a planning system (RT ROI Interpreted Type, PS3.3 C.8.8.8.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum InterpretedType {
+    /// An organ.
+    #[default]
+    Organ,
+    /// The patient's outline.
+    External,
+    /// Where dose is to be kept low, such as a planning organ at risk volume.
+    Avoidance,
+    /// A cavity, such as the oral cavity's air.
+    Cavity,
+    /// A volume that steers the optimisation or the evaluation.
+    Control,
+    /// A region of dose.
+    DoseRegion,
+    /// Couch and the like.
+    Support,
+    /// Mask and the like.
+    Fixation,
+}
+
+impl InterpretedType {
+    /// The defined term.
+    #[must_use]
+    pub fn term(self) -> &'static str {
+        match self {
+            Self::Organ => "ORGAN",
+            Self::External => "EXTERNAL",
+            Self::Avoidance => "AVOIDANCE",
+            Self::Cavity => "CAVITY",
+            Self::Control => "CONTROL",
+            Self::DoseRegion => "DOSE_REGION",
+            Self::Support => "SUPPORT",
+            Self::Fixation => "FIXATION",
+        }
+    }
+}
+
 /// One region of interest to write.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Roi {
-    /// Name wanted; [`StructureSet::describe`] makes it fit.
+    /// Name wanted; each destination's [`super::Format`] makes it fit.
     pub name: String,
     /// Our organ, where it is one.
     pub organ: Option<Organ>,
     /// ROI Display Color: red, green, blue.
     pub color: [u8; 3],
+    /// What it is to a planning system.
+    pub interpreted_type: InterpretedType,
     /// What it is, for RT ROI Identification Code Sequence.
     pub code: Option<CodedConcept>,
     /// Its side, as a modifier of `code`.
     pub laterality: Option<CodedConcept>,
-    /// Where it is; empty means not found.
+    /// Where it is, holes as rings of their own ([`crate::pipeline::contours::HoleForm::Xor`]); empty means not found.
     pub contours: RoiContours,
     /// Why a person should look at it, or why it is not there; `None`: nothing stands out.
     pub remark: Option<String>,
@@ -76,10 +117,6 @@ pub struct Description {
     pub label: String,
     /// How the contours came to be.
     pub origin: Origin,
-    /// How holes were written: decides Contour Geometric Type.
-    pub holes: HoleForm,
-    /// What becomes of organs that were not found.
-    pub not_found: NotFound,
 }
 
 /// New identity of a structure set: the same on a retry, another for another result.
@@ -108,71 +145,56 @@ impl Identity {
 /// How the remark of an ROI without contours begins; the gate lets no other empty ROI pass.
 pub(super) const NOT_FOUND_REMARK: &str = "not found";
 
-/// A structure set ready to be encoded: names fit, what was not found is named.
+/// A structure set before it is written in any form.
 #[derive(Debug, Clone)]
 pub struct StructureSet {
     pub(super) series: CtSeries,
     pub(super) rois: Vec<Roi>,
     pub(super) description: Description,
     pub(super) identity: Identity,
-    missing: Vec<String>,
-    notes: Vec<String>,
+    /// Specific Character Set of names where the CT has none; see [`StructureSet::in_character_set`].
+    pub(super) character_set: Option<String>,
 }
 
 impl StructureSet {
-    /// Says what is to be written: ROIs without contours are left out or written empty, and named in the description;
-    /// names are cut to 16 characters, unique whatever their case, and every change is a note.
+    /// Says what is to be written, found or not. How names, holes and what was not found leave is each destination's
+    /// format.
     #[must_use]
     pub fn describe(series: &CtSeries, rois: Vec<Roi>, description: Description, identity: Identity) -> Self {
-        let is_found = |roi: &Roi| !roi.contours.contours.is_empty();
-        let missing: Vec<String> =
-            rois.iter().filter(|roi| !is_found(roi)).map(|roi| roi.name.clone()).collect();
-        let written = |roi: &Roi| is_found(roi) || description.not_found == NotFound::EmptyRoi;
-        let written: Vec<Roi> = rois.into_iter().filter(written).collect();
-        let wanted: Vec<&str> = written.iter().map(|roi| roi.name.as_str()).collect();
-        let (names, mut notes) = fit_names(&wanted);
-        let rois: Vec<Roi> = written.into_iter().zip(names).map(|(roi, name)| Roi { name, ..roi }).collect();
-        if !missing.is_empty() {
-            let what = match description.not_found {
-                NotFound::LeaveOut => "left out, nothing found",
-                NotFound::EmptyRoi => "without contours, nothing found",
-            };
-            notes.push(format!("{what}: {}", missing.join(", ")));
-        }
-        Self { series: series.clone(), rois, description, identity, missing, notes }
+        Self { series: series.clone(), rois, description, identity, character_set: None }
     }
 
-    /// What was changed or left out, one sentence each, for the person who asked.
+    /// Names in this Specific Character Set where the CT has none of its own and no text that is not ASCII.
     #[must_use]
-    pub fn notes(&self) -> &[String] {
-        &self.notes
+    pub fn in_character_set(self, character_set: Option<String>) -> Self {
+        Self { character_set, ..self }
     }
 
-    /// The ROIs that will be written, under the names that will be written.
+    /// The ROIs, found or not, under the names that are wanted.
     #[must_use]
     pub fn rois(&self) -> &[Roi] {
         &self.rois
     }
 
-    /// Structure Set Description (ST, 1024 characters): warning, origin, what is missing, what needs a look.
-    pub(super) fn text(&self) -> String {
-        let mut text =
-            format!("Research, not for clinical use. Made by Oarlock {}", env!("CARGO_PKG_VERSION"));
+    /// Structure Set Description (ST, 1024 characters): the site's sentence, warning, origin, what is missing, what needs a look.
+    pub(super) fn text(&self, of_site: Option<&str>, doubtful: &[&str]) -> String {
+        let mut text = of_site.map_or_else(String::new, |sentence| format!("{sentence} "));
+        text += &format!("Research, not for clinical use. Made by Oarlock {}", env!("CARGO_PKG_VERSION"));
         match &self.description.origin {
             Origin::Model { name, fingerprint, provider } => {
                 text += &format!(" with model {name} ({fingerprint}) on {provider}.");
             }
             Origin::Masks { source } => text += &format!(" from masks: {source}."),
         }
-        if !self.missing.is_empty() {
-            text += &format!(" Not found: {}.", self.missing.join(", "));
+        let is_missing = |roi: &&Roi| roi.contours.contours.is_empty();
+        let missing: Vec<&str> = self.rois.iter().filter(is_missing).map(|roi| roi.name.as_str()).collect();
+        if !missing.is_empty() {
+            text += &format!(" Not found: {}.", missing.join(", "));
         }
-        let doubtful: Vec<&str> =
-            self.rois.iter().filter(|roi| needs_a_look(roi)).map(|roi| roi.name.as_str()).collect();
         if !doubtful.is_empty() {
             text += &format!(" Check first: {}.", doubtful.join(", "));
         }
-        ascii(&text, 1024)
+        one_line(&text, 1024)
     }
 
     /// ROI Description (ST, 1024 characters): why to look, or that nothing was found; `None` where there is nothing to
@@ -209,8 +231,14 @@ impl StructureSet {
     }
 }
 
-fn needs_a_look(roi: &Roi) -> bool {
+pub(super) fn needs_a_look(roi: &Roi) -> bool {
     roi.remark.is_some() && !roi.contours.contours.is_empty()
+}
+
+/// At most so many characters without control characters and the backslash that separates values.
+fn one_line(text: &str, longest: usize) -> String {
+    let allowed = |c: char| if c.is_control() || c == '\\' { '_' } else { c };
+    text.chars().map(allowed).take(longest).collect()
 }
 
 /// At most so many characters of the default character set, without the backslash that separates values.

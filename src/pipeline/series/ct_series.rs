@@ -9,10 +9,10 @@ use super::found::FoundSeries;
 use crate::vocabulary::dicom::{
     FrameOfReferenceUid, SeriesInstanceUid, SopClassUid, SopInstanceUid, StudyInstanceUid,
 };
-use crate::vocabulary::space::Grid;
+use crate::vocabulary::space::{Grid, PatientPoint, VoxelPoint};
 
 /// One plane of a series: an instance, or a frame of an enhanced one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CtSlice {
     /// Where the instance lies.
     pub path: PathBuf,
@@ -22,6 +22,8 @@ pub struct CtSlice {
     pub sop_instance_uid: SopInstanceUid,
     /// Zero-based frame of a multi-frame instance, `None` for a single-frame one.
     pub frame: Option<usize>,
+    /// Image Position (Patient) as it was written: up to 0.05 mm off its place on the regular grid.
+    pub position: PatientPoint,
 }
 
 /// A complete CT series: slice k is plane k of `grid`, sorted along the normal (row direction x column
@@ -45,6 +47,15 @@ pub struct CtSeries {
 }
 
 impl CtSeries {
+    /// How far the image of a plane lies above that plane of the grid, mm along the normal.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a plane of a series")]
+    pub fn off_grid_mm(&self, plane: usize) -> f64 {
+        let on_grid = self.grid.patient_from_voxel(VoxelPoint { z: plane as f64, y: 0.0, x: 0.0 });
+        let [normal, ..] = self.grid.directions();
+        self.slices.get(plane).map_or(0.0, |slice| (slice.position - on_grid).dot(normal))
+    }
+
     /// The one CT series in a folder and the folders below it. What is no CT slice (other modalities,
     /// localizers, other files) is left out.
     ///

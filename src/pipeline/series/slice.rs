@@ -227,6 +227,7 @@ fn plane(
             sop_class_uid: common.sop_class_uid.clone(),
             sop_instance_uid: common.sop_instance_uid.clone(),
             frame,
+            position: place.position,
         },
         name,
         study: common.study.clone(),

@@ -1,7 +1,9 @@
 //! Where the patient is: everything else is air to the network.
 
-use ndarray::{Array2, Array3, ArrayView2, Axis};
+use ndarray::{Array2, Array3, ArrayView2, ArrayViewMut2, Axis};
+use rayon::prelude::*;
 
+use super::error::VolumeError;
 use super::hu_volume::HuVolume;
 use super::resample::resample;
 use crate::vocabulary::space::{Grid, PatientPoint, VoxelBox, VoxelPoint};
@@ -10,7 +12,7 @@ use crate::vocabulary::space::{Grid, PatientPoint, VoxelBox, VoxelPoint};
 const SPACING_MM: f64 = 4.0;
 
 /// Above this is tissue, bone or something solid, HU.
-const TISSUE_HU: f32 = -400.0;
+pub const TISSUE_HU: f32 = -400.0;
 
 /// Most voxels of the body's grid: 1.3 m x 1.3 m x 4 m.
 const MOST_VOXELS: usize = 128_000_000;
@@ -39,7 +41,78 @@ pub(super) enum NoBody {
     NothingThere,
 }
 
+impl From<NoBody> for VolumeError {
+    fn from(why: NoBody) -> Self {
+        match why {
+            NoBody::NothingThere => Self::NoBody,
+            NoBody::TooLarge { n_voxels } => Self::TooWide { n_voxels },
+        }
+    }
+}
+
+/// The least piece of a body in a slice, mm2: a finger.
+const SMALLEST_PIECE_MM2: f64 = 100.0;
+
+/// The body on the grid of the image: tissue within a voxel of [`Body::find`], with everything that it encloses in its
+/// slice.
+///
+/// # Errors
+/// [`VolumeError`] where there is none.
+pub fn body_mask(volume: &HuVolume) -> Result<Array3<bool>, VolumeError> {
+    let body = Body::find(volume)?;
+    let grid = &volume.grid;
+    let [_, spacing_y, spacing_x] = grid.spacing_mm();
+    let fewest = SMALLEST_PIECE_MM2 / (spacing_y * spacing_x);
+    let mut mask = volume.hu.mapv(|hu| f32::from(hu) > TISSUE_HU);
+    let planes: Vec<_> = mask.axis_iter_mut(Axis(0)).enumerate().collect();
+    planes.into_par_iter().for_each(|(z, mut plane)| {
+        for ((y, x), tissue) in plane.indexed_iter_mut().filter(|(_, tissue)| **tissue) {
+            let p = grid.patient_from_voxel(VoxelPoint { z: z as f64, y: y as f64, x: x as f64 });
+            *tissue = body.holds(p);
+        }
+        keep_pieces(&mut plane, fewest);
+        let outside = outside_of(plane.view());
+        plane.zip_mut_with(&outside, |inside, outside| *inside = !outside);
+    });
+    Ok(mask)
+}
+
+/// Drops pieces (four neighbours) of a plane with fewer pixels.
+fn keep_pieces(plane: &mut ArrayViewMut2<'_, bool>, fewest: f64) {
+    let mut seen = Array2::from_elem(plane.dim(), false);
+    let starts: Vec<(usize, usize)> =
+        plane.indexed_iter().filter(|(_, inside)| **inside).map(|(at, _)| at).collect();
+    for start in starts {
+        if seen[start] {
+            continue;
+        }
+        seen[start] = true;
+        let mut piece = vec![start];
+        let mut next = 0;
+        while let Some((y, x)) = piece.get(next).copied() {
+            next += 1;
+            for at in [(y.wrapping_sub(1), x), (y + 1, x), (y, x.wrapping_sub(1)), (y, x + 1)] {
+                if plane.get(at) == Some(&true) && !seen[at] {
+                    seen[at] = true;
+                    piece.push(at);
+                }
+            }
+        }
+        if (piece.len() as f64) < fewest {
+            piece.into_iter().for_each(|at| plane[at] = false);
+        }
+    }
+}
+
 impl Body {
+    /// Whether a point of the patient lies in it.
+    fn holds(&self, point: PatientPoint) -> bool {
+        let v = self.grid.voxel_from_patient(point);
+        let place: [Option<usize>; 3] =
+            std::array::from_fn(|axis| whole([v.z, v.y, v.x][axis], self.grid.shape()[axis]));
+        matches!(place, [Some(z), Some(y), Some(x)] if self.inside[[z, y, x]])
+    }
+
     /// The largest connected piece denser than lung after an opening of 4 mm, which parts it from couch and mask, with
     /// its holes filled plane by plane.
     pub(super) fn find(volume: &HuVolume) -> Result<Self, NoBody> {

@@ -12,6 +12,7 @@ mod jpeg_ls;
 mod network_input;
 mod resample;
 
+pub use body::{TISSUE_HU, body_mask};
 pub use decode::{AIR_HU, LARGEST_SIDE, hu_of_frame};
 pub use error::{PixelError, VolumeError};
 pub use hu_volume::HuVolume;

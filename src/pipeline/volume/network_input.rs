@@ -2,7 +2,7 @@
 
 use ndarray::Array3;
 
-use super::body::{Body, NoBody};
+use super::body::Body;
 use super::decode::AIR_HU;
 use super::error::VolumeError;
 use super::hu_volume::HuVolume;
@@ -46,10 +46,7 @@ impl NetworkInput {
     /// [`VolumeError::NoBody`] where nothing of a patient's size is in the image, [`VolumeError::TooWide`] where it
     /// covers more than any patient.
     pub fn windows(volume: &HuVolume, form: &InputForm) -> Result<Vec<Self>, VolumeError> {
-        let body = Body::find(volume).map_err(|why| match why {
-            NoBody::NothingThere => VolumeError::NoBody,
-            NoBody::TooLarge { n_voxels } => VolumeError::TooWide { n_voxels },
-        })?;
+        let body = Body::find(volume)?;
         let n_planes = body.grid.shape()[0];
         let Some(whole) = body.extent(0, n_planes) else { return Err(VolumeError::NoBody) };
         let [plane_mm, _, _] = body.grid.spacing_mm();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{AuditEvent, AuditTrail, Node, Outcome};
+use crate::pipeline::delivery::{Destination, Way};
 use crate::pipeline::ingest::{StudyOf, study_of_file};
 use crate::vocabulary::dicom::{Peer, SopClassUid};
 
@@ -18,6 +19,16 @@ impl From<&Peer> for Node {
     fn from(peer: &Peer) -> Self {
         let host = peer.host.trim_start_matches('[').trim_end_matches(']');
         Self { ae_title: Some(peer.ae_title.clone()), address: Some(host.to_owned()) }
+    }
+}
+
+impl From<&Destination> for Node {
+    fn from(destination: &Destination) -> Self {
+        match &destination.way {
+            Way::Store { peer, .. } => peer.into(),
+            Way::Stow(service) => Self { ae_title: None, address: service.url.host_str().map(str::to_owned) },
+            Way::Folder(folder) => Self { ae_title: None, address: Some(folder.display().to_string()) },
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! C-ECHO and C-STORE commands as typed requests, responses and statuses (PS3.7 9.3, 10.3, annexes C and E).
+//! C-ECHO, C-STORE and storage commitment commands as typed requests, responses and statuses (PS3.7 9.3, 10.3, annexes C and E).
 //!
 //! A command set is always implicit VR little endian (PS3.7 6.3.1).
 
@@ -7,7 +7,14 @@ use super::{InvalidUid, SopClassUid, SopInstanceUid};
 /// Verification SOP class (PS3.4 A.4).
 pub const VERIFICATION: &str = "1.2.840.10008.1.1";
 
+/// Storage Commitment Push Model SOP class (PS3.4 J.3).
+pub const STORAGE_COMMITMENT: &str = "1.2.840.10008.1.20.1";
+
+/// Its well-known SOP Instance (PS3.4 J.3.5).
+const STORAGE_COMMITMENT_INSTANCE: &str = "1.2.840.10008.1.20.1.1";
+
 const AFFECTED_SOP_CLASS_UID: u16 = 0x0002;
+const REQUESTED_SOP_CLASS_UID: u16 = 0x0003;
 const COMMAND_FIELD: u16 = 0x0100;
 const MESSAGE_ID: u16 = 0x0110;
 const MESSAGE_ID_BEING_RESPONDED_TO: u16 = 0x0120;
@@ -16,9 +23,13 @@ const COMMAND_DATA_SET_TYPE: u16 = 0x0800;
 const STATUS: u16 = 0x0900;
 const ERROR_COMMENT: u16 = 0x0902;
 const AFFECTED_SOP_INSTANCE_UID: u16 = 0x1000;
+const REQUESTED_SOP_INSTANCE_UID: u16 = 0x1001;
+const ACTION_TYPE_ID: u16 = 0x1008;
 
 const C_STORE_RQ: u16 = 0x0001;
 const C_ECHO_RQ: u16 = 0x0030;
+const N_EVENT_REPORT_RQ: u16 = 0x0100;
+const N_ACTION_RQ: u16 = 0x0130;
 const RESPONSE: u16 = 0x8000;
 const NO_DATA_SET: u16 = 0x0101;
 const DATA_SET_FOLLOWS: u16 = 0x0000;
@@ -195,6 +206,40 @@ impl OtherRequest {
             .number(STATUS, 0x0211)
             .finish()
     }
+}
+
+impl OtherRequest {
+    /// Whether it is an N-EVENT-REPORT (PS3.7 10.3.1), such as the report of a storage commitment.
+    #[must_use]
+    pub fn is_event_report(&self) -> bool {
+        self.command_field == N_EVENT_REPORT_RQ && self.data_set_follows
+    }
+
+    /// N-EVENT-REPORT-RSP with status 0000H, for a storage commitment.
+    #[must_use]
+    pub fn accept_event_report(&self) -> Vec<u8> {
+        Writer::default()
+            .text(AFFECTED_SOP_CLASS_UID, STORAGE_COMMITMENT, 0)
+            .number(COMMAND_FIELD, N_EVENT_REPORT_RQ | RESPONSE)
+            .number(MESSAGE_ID_BEING_RESPONDED_TO, self.message_id)
+            .number(COMMAND_DATA_SET_TYPE, NO_DATA_SET)
+            .number(STATUS, 0)
+            .text(AFFECTED_SOP_INSTANCE_UID, STORAGE_COMMITMENT_INSTANCE, 0)
+            .finish()
+    }
+}
+
+/// N-ACTION-RQ that asks for storage commitment (PS3.4 J.3.2), as bytes; the data set with the question follows.
+#[must_use]
+pub fn commitment_request(message_id: u16) -> Vec<u8> {
+    Writer::default()
+        .text(REQUESTED_SOP_CLASS_UID, STORAGE_COMMITMENT, 0)
+        .number(COMMAND_FIELD, N_ACTION_RQ)
+        .number(MESSAGE_ID, message_id)
+        .number(COMMAND_DATA_SET_TYPE, DATA_SET_FOLLOWS)
+        .text(REQUESTED_SOP_INSTANCE_UID, STORAGE_COMMITMENT_INSTANCE, 0)
+        .number(ACTION_TYPE_ID, 1)
+        .finish()
 }
 
 /// C-ECHO-RQ as bytes.

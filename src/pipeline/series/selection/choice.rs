@@ -104,9 +104,9 @@ pub struct Choice {
     pub rule: Option<String>,
     /// Model, where it is another than the settings'.
     pub model: Option<String>,
-    /// Structure template, where it is another than the shipped one.
+    /// Structure template, a shipped one or a file, where it is another than the settings'.
     pub template: Option<String>,
-    /// Destinations by their peer, where they are others than all of the settings'.
+    /// Destinations by their names, where they are others than all of the settings'.
     pub destinations: Option<Vec<String>>,
     /// How it stands in the queue.
     pub priority: Priority,
