@@ -184,7 +184,8 @@ pub fn organs_of(
     calibration: Option<&Calibration>,
     options: TraceOptions,
 ) -> Vec<ContouredOrgan> {
-    let mut examined = examine(seen.masks.clone(), &seen.grid, &volume.grid, anatomy);
+    let measured = calibration.map(Calibration::organs).unwrap_or_default();
+    let mut examined = examine(seen.masks.clone(), &seen.grid, &volume.grid, anatomy, &measured);
     let mut traced = trace_all(&examined.masks, &seen.grid, &volume.grid, options).into_iter().peekable();
     let mut organs: Vec<ContouredOrgan> = Organ::ALL
         .into_iter()

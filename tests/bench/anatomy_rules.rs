@@ -15,7 +15,6 @@ use oarlock::learning::model::ModelRegistry;
 use oarlock::pipeline::anatomy::{AnatomySettings, Finding, RuleChoice};
 use oarlock::pipeline::contours::{TraceOptions, fill};
 use oarlock::pipeline::network::{ModelGraphs, Network};
-use oarlock::pipeline::rtstruct::NotFound;
 use oarlock::pipeline::{ContouringModel, look, organs_of, rtstruct};
 use oarlock::settings::StructureTemplate;
 use oarlock::vocabulary::organ::Organ;
@@ -53,7 +52,6 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         fingerprint: stored.fingerprint(),
         calibration: None,
         anatomy: AnatomySettings::NONE,
-        not_found: NotFound::LeaveOut,
     };
     let template = StructureTemplate::shipped()?;
     let mut compared: Vec<BTreeMap<Organ, Vec<Comparison>>> = vec![BTreeMap::new(); CHOICES.len()];

@@ -1,5 +1,6 @@
 //! The rules of anatomy down to the contours, and what a structure set says about doubtful organs.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -90,7 +91,7 @@ fn contours_of_exclusive_organs_do_not_cross() {
         ball(Organ::Trachea, &network, at(2.0, -20.0, 45.0), 15.0, 20.0, 0.8),
     ];
     let contours = |settings: &AnatomySettings| {
-        let examined = examine(masks.clone(), &network, &image, settings);
+        let examined = examine(masks.clone(), &network, &image, settings, &BTreeSet::new());
         let traced = trace_all(&examined.masks, &network, &image, TraceOptions::DELIVERED);
         (traced.into_iter().map(|(_, contours)| contours).collect::<Vec<_>>(), examined.findings)
     };

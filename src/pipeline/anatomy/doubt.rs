@@ -3,7 +3,7 @@
 //! Two sources: the expected DSC from a calibration that was fitted to this very model, and rules that need none.
 //! Nothing here says that a contour is right: all of them are reviewed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +107,12 @@ pub struct CalibrationError {
 }
 
 impl Calibration {
+    /// The organs whose contours were measured.
+    #[must_use]
+    pub fn organs(&self) -> BTreeSet<Organ> {
+        self.plain.organs.keys().filter_map(|name| organ_named(name)).collect()
+    }
+
     /// Checks what a file can have wrong: names, order, numbers.
     ///
     /// # Errors

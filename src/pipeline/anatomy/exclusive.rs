@@ -4,8 +4,11 @@
 //! `(1 - d) / 2`, `d` being their difference: the border lies where both were equal, with the accuracy of the fields,
 //! and away from a border nothing changes. Interpolation between voxels is linear, so two fields that never add up to
 //! more than one do so nowhere, and the contours traced at one half do not cross.
+//!
+//! How sure a network is of an organ that it never saw on a real patient says nothing about real patients. So such an
+//! organ takes no voxel from one whose contours were measured there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::Array3;
 
@@ -18,15 +21,20 @@ use crate::vocabulary::space::Grid;
 pub(super) const SLACK: f32 = 1e-4;
 
 /// Settles every voxel that several organs claim. A lens wins against its eye, in which it lies, or with
-/// `eye_includes_lens` is left to both.
-pub(super) fn no_voxel_for_two(examined: &mut Examined, grid: &Grid, eye_includes_lens: bool) {
+/// `eye_includes_lens` is left to both; one of the `measured` organs wins against the others.
+pub(super) fn no_voxel_for_two(
+    examined: &mut Examined,
+    grid: &Grid,
+    eye_includes_lens: bool,
+    measured: &BTreeSet<Organ>,
+) {
     let mut given: BTreeMap<(Organ, Organ), usize> = BTreeMap::new();
     for at in contested(&examined.masks, grid.shape()) {
         let mut claims: Vec<Claim> =
             examined.masks.iter().enumerate().filter_map(|(n, mask)| Claim::of(n, mask, at)).collect();
         let before: Vec<Claim> =
             claims.iter().copied().filter(|claim| claim.probability >= MASK_THRESHOLD).collect();
-        settle(&mut claims, eye_includes_lens);
+        settle(&mut claims, eye_includes_lens, measured);
         for claim in &claims {
             let mask = &mut examined.masks[claim.mask];
             let here = inside(mask, at).expect("the claim came from this voxel");
@@ -85,7 +93,15 @@ fn contested(masks: &[OrganMask], shape: [usize; 3]) -> Vec<[usize; 3]> {
 }
 
 /// Lowers probabilities until no two organs add up to more than one; the most probable one wins first.
-fn settle(claims: &mut [Claim], eye_includes_lens: bool) {
+fn settle(claims: &mut [Claim], eye_includes_lens: bool, measured: &BTreeSet<Organ>) {
+    let is_measured = |claim: &Claim| measured.contains(&claim.organ);
+    let known = claims.iter().filter(|claim| is_measured(claim)).map(|claim| claim.probability);
+    let known = known.fold(0.0, f32::max);
+    if known >= MASK_THRESHOLD {
+        for claim in claims.iter_mut().filter(|claim| !is_measured(claim)) {
+            claim.probability = claim.probability.min(1.0 - known - SLACK).max(0.0);
+        }
+    }
     if !eye_includes_lens {
         for n in 0..claims.len() {
             let Some(lens) = lens_of(claims[n].organ) else { continue };
@@ -132,13 +148,21 @@ mod tests {
     use crate::vocabulary::space::VoxelBox;
 
     fn settled(claims: &[(Organ, f32)], eye_includes_lens: bool) -> BTreeMap<Organ, f32> {
+        settled_by(claims, eye_includes_lens, &BTreeSet::new())
+    }
+
+    fn settled_by(
+        claims: &[(Organ, f32)],
+        eye_includes_lens: bool,
+        measured: &BTreeSet<Organ>,
+    ) -> BTreeMap<Organ, f32> {
         let claim = |(mask, (organ, probability)): (usize, &(Organ, f32))| Claim {
             mask,
             organ: *organ,
             probability: *probability,
         };
         let mut claims: Vec<Claim> = claims.iter().enumerate().map(claim).collect();
-        settle(&mut claims, eye_includes_lens);
+        settle(&mut claims, eye_includes_lens, measured);
         claims.iter().map(|claim| (claim.organ, claim.probability)).collect()
     }
 
@@ -160,6 +184,19 @@ mod tests {
         assert_eq!((apart[&Larynx], apart[&Trachea]), (0.6, 0.3), "nothing to settle");
         let equal = settled(&[(Larynx, 1.0), (Trachea, 1.0)], false);
         assert!(equal[&Larynx] >= 0.5 && equal[&Trachea] < 0.5);
+    }
+
+    /// The lobe is surer, but nobody knows what that is worth; below one half the parotid claims nothing itself.
+    #[test]
+    fn an_organ_that_was_never_measured_takes_nothing_from_one_that_was() {
+        use Organ::{Larynx, Mandible, ParotidL, TemporalLobeL};
+        let measured = BTreeSet::from([ParotidL, Mandible]);
+        let found = settled_by(&[(ParotidL, 0.6), (TemporalLobeL, 0.95)], false, &measured);
+        assert!((found[&ParotidL] - 0.6).abs() < 1e-6 && found[&TemporalLobeL] < 0.4, "{found:?}");
+        let found = settled_by(&[(ParotidL, 0.4), (TemporalLobeL, 0.95)], false, &measured);
+        assert!(found[&ParotidL] < 0.5 && found[&TemporalLobeL] > 0.5, "{found:?}");
+        let found = settled_by(&[(ParotidL, 0.7), (Mandible, 0.9), (Larynx, 0.99)], false, &measured);
+        assert!(found[&Mandible] > 0.5 && found[&ParotidL] < 0.5 && found[&Larynx] < 0.2, "{found:?}");
     }
 
     #[test]
@@ -209,7 +246,7 @@ mod tests {
         let thyroid = organ(Organ::Thyroid, &[[3..12, 20..26, 36..40]]);
         let n_thyroid = n_voxels(&thyroid);
         let mut found = examined(vec![larynx, thyroid, trachea]);
-        no_voxel_for_two(&mut found, &grid(), false);
+        no_voxel_for_two(&mut found, &grid(), false, &BTreeSet::new());
         let n: Vec<usize> = found.masks.iter().map(n_voxels).collect();
         // Larynx and thyroid meet in 3 x 4 x 4 voxels with equal claims: the first organ has them.
         assert_eq!(n, [6 * 8 * 10 - 3 * 4 * 2, n_thyroid - 3 * 4 * 4, 9 * 6 * 6]);

@@ -19,7 +19,7 @@ mod rules;
 mod sides;
 mod signs;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use doubt::{Calibration, CalibrationError, Doubt, FeatureWeight, Fit, OrganShift, judge};
 pub use finding::{Finding, ScanEnd};
@@ -42,13 +42,14 @@ pub struct Examined {
 }
 
 /// Runs the rules that are switched on. `network_grid` is the grid that the masks' boxes count in, `image_grid` that of
-/// the scan.
+/// the scan; `measured` are the organs whose contours by this model were measured on real patients.
 #[must_use]
 pub fn examine(
     masks: Vec<OrganMask>,
     network_grid: &Grid,
     image_grid: &Grid,
     settings: &AnatomySettings,
+    measured: &BTreeSet<Organ>,
 ) -> Examined {
     let mut examined = Examined { masks, findings: BTreeMap::new() };
     if settings.sides {
@@ -61,7 +62,7 @@ pub fn examine(
         border::brain_stem_above_cord(&mut examined, network_grid);
     }
     if settings.exclusive {
-        exclusive::no_voxel_for_two(&mut examined, network_grid, settings.eye_includes_lens);
+        exclusive::no_voxel_for_two(&mut examined, network_grid, settings.eye_includes_lens, measured);
     }
     if settings.truncated {
         field_of_view::mark_truncated(&mut examined, network_grid, image_grid);
@@ -155,10 +156,14 @@ mod tests {
             organ(Organ::ParotidR, &[[18..27, 20..26, 8..15]]),
         ];
         for settings in [AnatomySettings::default(), AnatomySettings::NONE] {
-            let examined = examine(masks.clone(), &grid(), &grid(), &settings);
+            let examined = examine(masks.clone(), &grid(), &grid(), &settings, &BTreeSet::new());
             assert_eq!((examined.masks, examined.findings), (masks.clone(), BTreeMap::new()));
         }
-        assert!(examine(Vec::new(), &grid(), &grid(), &AnatomySettings::default()).masks.is_empty());
+        assert!(
+            examine(Vec::new(), &grid(), &grid(), &AnatomySettings::default(), &BTreeSet::new())
+                .masks
+                .is_empty()
+        );
     }
 
     /// 4 x 2 x 6 voxels of 15 mm3, by hand.
