@@ -14,7 +14,8 @@ use super::{CommandResult, say, tell};
 use crate::cli::{JobsAction, JobsArgs, QuarantineAction};
 use crate::service::quarantine::Quarantine;
 use crate::service::store::{
-    FILE_NAME, JobDetail, JobFilter, JobState, JobSummary, Place, State, Store, VersionDetail, now_ms,
+    DeliveryState, FILE_NAME, JobDetail, JobFilter, JobState, JobSummary, Place, State, Store, VersionDetail,
+    now_ms,
 };
 use crate::settings::ServiceSettings;
 use crate::vocabulary::dicom::SeriesInstanceUid;
@@ -209,6 +210,11 @@ async fn resend(
     let Some((version, detail)) = version_of(store, series, version).await? else {
         return Ok(unknown(series));
     };
+    let about_series = detail.history.iter().rev().find(|entry| entry.subject == "series");
+    if let Some(removed) = about_series.filter(|entry| entry.became == "removed") {
+        tell(format_args!("{series}: its files were removed ({}), nothing can be sent again", removed.cause));
+        return Ok(ExitCode::FAILURE);
+    }
     let cause = "a person asked for it to be sent again";
     let n = store.resend(series.as_str(), version, to, cause, now_ms()).await?;
     if n > 0 {
@@ -220,7 +226,14 @@ async fn resend(
         .iter()
         .filter(|v| v.job.version == version)
         .flat_map(|v| &v.deliveries)
-        .map(|d| format!("{} is {}", d.destination, d.state.word()))
+        .map(|d| match d.state {
+            DeliveryState::Held => format!(
+                "{} is held back ({}): correct the cause, then send the series again",
+                d.destination,
+                d.last_error.as_deref().unwrap_or("no reason on record")
+            ),
+            state => format!("{} is {}", d.destination, state.word()),
+        })
         .collect();
     let known = if known.is_empty() { "it has no deliveries".to_owned() } else { known.join(", ") };
     tell(format_args!("{series} v{version}: nothing to send again: {known}"));

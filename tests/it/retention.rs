@@ -47,6 +47,13 @@ fn a_finished_series_is_removed_by_age_its_record_stays_and_the_same_again_is_no
         (history.iter().filter(|h| h.became == "removed").count() == 2).then_some(())
     });
     assert_eq!(calls.load(std::sync::atomic::Ordering::SeqCst), 1, "contoured again");
+    let resent = std::process::Command::new(env!("CARGO_BIN_EXE_oarlock"))
+        .args(["jobs", "resend", "1.2.50", "--data-dir"])
+        .arg(ours.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&resent.stderr).into_owned();
+    assert!(resent.status.code() == Some(1) && said.contains("its files were removed"), "{said}");
     let job = job(ours.path(), "1.2.50").unwrap();
     assert_eq!(job.versions.iter().map(|v| v.job.state).collect::<Vec<_>>(), [JobState::Contoured]);
     running.stop();
