@@ -2,8 +2,9 @@
 """C-STORE ingest: ours, dcmtk's storescp and Orthanc, against the raw ceiling of the same run.
 
 200 slices of 512 x 512 (105 MB) over one association. Two senders: `fast`, which has everything encoded beforehand and
-costs next to nothing, and dcmtk's storescu as shipped. The ceiling is the same bytes over one raw TCP connection, one
-file per slice, written and synced before one byte of answer goes back: nothing that is durable can be faster.
+costs next to nothing (for Oarlock also over eight associations at a time), and dcmtk's storescu as shipped. The ceiling is
+the same bytes over one raw TCP connection, one file per slice, written and synced before one byte of answer goes back:
+nothing that is durable can be faster.
 
     cargo build --release
     tests/bench/ingest.py target/release/oarlock [--runs 5]
@@ -13,6 +14,7 @@ Needs Python 3.9, and dcmtk and Orthanc for their columns (skipped, visibly, whe
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -29,6 +31,7 @@ from pathlib import Path
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
 SLICES, SIDE = 200, 512
+ASSOCIATIONS = 8
 
 
 def element(group, number, vr, value):
@@ -108,8 +111,9 @@ def max_length(answer):
     return struct.unpack(">I", answer[at + 4:at + 8])[0] or 131072
 
 
-def fast_sender(port, messages):
-    """Seconds for all slices over one association; messages are encoded for the receiver's PDU length before."""
+def fast_sender(port, messages, ready=None):
+    """Seconds for all slices over one association; messages are encoded for the receiver's PDU length before. It begins
+    when all are `ready`."""
     sock = socket.create_connection(("127.0.0.1", port), timeout=60)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.sendall(associate_rq())
@@ -123,6 +127,8 @@ def fast_sender(port, messages):
         for at in range(0, len(data_set), fragment):
             parts.append(p_data(2 if at + fragment >= len(data_set) else 0, data_set[at:at + fragment]))
         encoded.append(b"".join(parts))
+    if ready:
+        ready.wait(60)
     started = time.perf_counter()
     for message in encoded:
         sock.sendall(message)
@@ -135,6 +141,23 @@ def fast_sender(port, messages):
     sock.sendall(b"\5\0\0\0\0\4\0\0\0\0")
     pdu(sock)
     sock.close()
+    return seconds
+
+
+def several_senders(port, messages):
+    """Seconds until the last of eight associations has sent its share, each in a process of its own."""
+    fork = multiprocessing.get_context("fork")
+    ready, ended = fork.Barrier(ASSOCIATIONS), fork.Queue()
+
+    def send(share):
+        ended.put(fast_sender(port, share, ready))
+
+    senders = [fork.Process(target=send, args=(messages[k::ASSOCIATIONS],)) for k in range(ASSOCIATIONS)]
+    for sender in senders:
+        sender.start()
+    seconds = max(ended.get(timeout=120) for _ in senders)
+    for sender in senders:
+        sender.join(10)
     return seconds
 
 
@@ -258,11 +281,16 @@ def main():
             rates.setdefault(("ceiling", "raw"), []).append(megabytes / ceiling(messages, folder))
             shutil.rmtree(folder)
             for name, start in receivers.items():
-                for sender in ["fast"] + (["storescu"] if shutil.which("storescu") else []):
+                several = [f"fast x {ASSOCIATIONS}"] if name == "oarlock" else []
+                for sender in ["fast"] + several + (["storescu"] if shutil.which("storescu") else []):
                     folder = tempfile.mkdtemp(dir=work)
                     receiver = start(folder)
                     try:
-                        seconds = fast_sender(receiver.port, messages) if sender == "fast" else storescu(receiver.port, source)
+                        if sender == "storescu":
+                            seconds = storescu(receiver.port, source)
+                        else:
+                            send = fast_sender if sender == "fast" else several_senders
+                            seconds = send(receiver.port, messages)
                     finally:
                         peak = receiver.stop()
                     rates.setdefault((name, sender), []).append(megabytes / seconds)
