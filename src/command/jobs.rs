@@ -14,8 +14,8 @@ use super::{CommandResult, say, tell};
 use crate::cli::{JobsAction, JobsArgs, QuarantineAction};
 use crate::service::quarantine::Quarantine;
 use crate::service::store::{
-    DeliveryState, FILE_NAME, JobDetail, JobFilter, JobState, JobSummary, Place, State, Store, VersionDetail,
-    now_ms,
+    Delivery, DeliveryState, FILE_NAME, JobDetail, JobFilter, JobState, JobSummary, Place, State, Store,
+    VersionDetail, now_ms,
 };
 use crate::settings::ServiceSettings;
 use crate::vocabulary::dicom::SeriesInstanceUid;
@@ -215,26 +215,26 @@ async fn resend(
         tell(format_args!("{series}: its files were removed ({}), nothing can be sent again", removed.cause));
         return Ok(ExitCode::FAILURE);
     }
+    let deliveries: Vec<_> =
+        detail.versions.iter().filter(|v| v.job.version == version).flat_map(|v| &v.deliveries).collect();
+    let wanted = |d: &&Delivery| to.is_none_or(|name| name == d.destination);
+    // What was held back was never made into an object that could go.
+    if let Some(held) = deliveries.iter().copied().filter(wanted).find(|d| d.state == DeliveryState::Held) {
+        tell(format_args!(
+            "{series} v{version}: {} is held back ({}): correct the cause, then send the series again; --to names another",
+            held.destination,
+            held.last_error.as_deref().unwrap_or("no reason on record")
+        ));
+        return Ok(ExitCode::FAILURE);
+    }
     let cause = "a person asked for it to be sent again";
     let n = store.resend(series.as_str(), version, to, cause, now_ms()).await?;
     if n > 0 {
         say(format_args!("{n} deliveries of {series} v{version} wait for their turn"));
         return Ok(ExitCode::SUCCESS);
     }
-    let known: Vec<String> = detail
-        .versions
-        .iter()
-        .filter(|v| v.job.version == version)
-        .flat_map(|v| &v.deliveries)
-        .map(|d| match d.state {
-            DeliveryState::Held => format!(
-                "{} is held back ({}): correct the cause, then send the series again",
-                d.destination,
-                d.last_error.as_deref().unwrap_or("no reason on record")
-            ),
-            state => format!("{} is {}", d.destination, state.word()),
-        })
-        .collect();
+    let known: Vec<String> =
+        deliveries.iter().map(|d| format!("{} is {}", d.destination, d.state.word())).collect();
     let known = if known.is_empty() { "it has no deliveries".to_owned() } else { known.join(", ") };
     tell(format_args!("{series} v{version}: nothing to send again: {known}"));
     Ok(ExitCode::FAILURE)

@@ -240,7 +240,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Sends deliveries of a version again that are done or given up; gives how many. One that is held back has no object.
+    /// Sends deliveries of a version again, or all that failed; gives how many.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -256,7 +256,7 @@ impl Store {
         let mut n = 0;
         for before in deliveries {
             let wanted = destination.is_none_or(|name| name == before.destination);
-            if !wanted || matches!(before.state, DeliveryState::Pending | DeliveryState::Held) {
+            if !wanted || before.state == DeliveryState::Pending {
                 continue;
             }
             require_legal(Some(before.state), DeliveryState::Pending).map_err(StoreError::Move)?;
