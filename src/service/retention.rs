@@ -19,7 +19,7 @@ use crate::vocabulary::dicom::SeriesInstanceUid;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Series looked at between two looks at the settings' limits.
+/// Series that one sweep looks at, the oldest; the rest is for the next.
 const AT_A_TIME: u32 = 1_000;
 
 /// Why a series was not removed; it is looked at again.

@@ -9,7 +9,7 @@
 //! quarantine/SOP-INSTANCE-UID.N.dcm and .txt   refused for its content, with the reason
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -148,8 +148,8 @@ pub enum SpoolError {
     /// Known with another image.
     #[error("SOP Instance UID known with other content; quarantined")]
     OtherContent,
-    /// Instances are being written, so nothing is removed now.
-    #[error("instances are being written: later")]
+    /// Instances of a series are being written, so it is not removed now.
+    #[error("instances of the series are being written: it is looked at again")]
     Busy,
     /// The disk is nearly full.
     #[error("{free_mb} MB are free, {wanted_mb} MB must stay free: make room in {folder}")]
@@ -235,7 +235,7 @@ impl Drop for InHand<'_> {
 #[derive(Debug, Default)]
 struct Index {
     known: Known,
-    in_hand: BTreeSet<SopInstanceUid>,
+    in_hand: BTreeMap<SopInstanceUid, SeriesInstanceUid>,
 }
 
 impl Spool {
@@ -270,7 +270,7 @@ impl Spool {
             }
             stored.push(OnDisk { series_instance_uid, sop_instance_uids });
         }
-        let index = Mutex::new(Index { known, in_hand: BTreeSet::new() });
+        let index = Mutex::new(Index { known, in_hand: BTreeMap::new() });
         let spool = Self {
             folder: folder.to_owned(),
             limits,
@@ -289,7 +289,7 @@ impl Spool {
             .map_err(|source| SpoolError::Uid { keyword: "SeriesInstanceUID", source })?;
         let series = self.folder.join("instances").join(series_instance_uid.as_str());
         let _written_soon = self.require_free_space(incoming.data_set.len(), series.is_dir())?;
-        let claim = self.claim(incoming.sop_instance_uid);
+        let claim = self.claim(incoming.sop_instance_uid, &series_instance_uid);
         if let Some(known) = &claim.known {
             return self.compare(incoming, known);
         }
@@ -334,7 +334,7 @@ impl Spool {
         if !folder.is_dir() {
             return Ok(());
         }
-        if !index.in_hand.is_empty() {
+        if index.in_hand.values().any(|growing| growing == series) {
             return Err(SpoolError::Busy);
         }
         fs::rename(&folder, &aside).map_err(io_error("moving", &folder))?;
@@ -469,12 +469,12 @@ impl Spool {
     }
 
     /// Waits until nobody else writes this UID, then claims it.
-    fn claim<'a>(&'a self, uid: &'a SopInstanceUid) -> Claim<'a> {
+    fn claim<'a>(&'a self, uid: &'a SopInstanceUid, series: &SeriesInstanceUid) -> Claim<'a> {
         let mut index = self.lock();
-        while index.in_hand.contains(uid) {
+        while index.in_hand.contains_key(uid) {
             index = self.free_again.wait(index).unwrap_or_else(PoisonError::into_inner);
         }
-        index.in_hand.insert(uid.clone());
+        index.in_hand.insert(uid.clone(), series.clone());
         let path = |series: &SeriesInstanceUid| path_of(&self.folder, series, uid);
         let known = index.known.series_of(uid).map(path);
         Claim { spool: self, uid, known }
