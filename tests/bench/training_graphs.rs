@@ -6,7 +6,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use oarlock::engine::graph::training::{TrainingGraph, backbone_step, forward, mask_step, refinement_step};
-use oarlock::engine::graph::{Norms, Preset, Weights};
+use oarlock::engine::graph::{Machine, Norms, Preset, Weights};
 
 /// `(z, y, x)` voxels of the crop, and of the boxes that the mask head sees. Those of `reference` are the boxes of a
 /// parotid, a brain stem, an eye, a submandibular gland, an optic nerve and a lens; `starter` is timed without heads.
@@ -31,11 +31,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let write = |part: &str, graph: TrainingGraph| {
         std::fs::write(folder.join(format!("{name}.{part}.onnx")), graph.bytes)
     };
-    write("forward", forward(&preset, crop, Norms::Batch))?;
-    write("backbone_step", backbone_step(&preset, crop, Norms::Batch))?;
+    write("forward", forward(&preset, crop, Norms::Batch, Machine::Processor))?;
+    write("backbone_step", backbone_step(&preset, crop, Norms::Batch, Machine::Processor))?;
     write("refinement_step", refinement_step(&preset, ROWS))?;
     for [d, h, w] in boxes {
-        write(&format!("mask_step.{d}x{h}x{w}"), mask_step(&preset, [*d, *h, *w]))?;
+        write(&format!("mask_step.{d}x{h}x{w}"), mask_step(&preset, [*d, *h, *w], Machine::Processor))?;
     }
     Ok(())
 }

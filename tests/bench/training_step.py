@@ -11,7 +11,7 @@ trunk forward, the heads, and the trunk once more with the heads' gradients.
 
 Weights are the graphs' inputs, so both sides start from the same numbers; proposals, boxes and targets are the same fixed
 ones, and the first losses are compared. Oarlock's Adam, pooling and adding up of gradients are written in Rust; here
-numpy stands for them, which is no faster. Each side runs in a process of its own, alternating, one step to warm up and
+numpy stands for them, which is no faster and needs no less memory. Each side runs in a process of its own, alternating, one step to warm up and
 two that count; the least of all rounds is printed. Needs torch, onnxruntime, numpy.
 """
 import argparse
@@ -37,6 +37,8 @@ PRESETS = dict(
         ((8, 40, 56), (16, 40, 32), 18), ((40, 24, 48), (16, 40, 24), 13), ((48, 8, 40), (16, 24, 24), 9)]),
 )
 RATE, DECAY, BETAS, EPSILON = 1e-3, 1e-4, (0.9, 0.999), 1e-8
+# Inputs that are one where nobody sets them.
+UNSET = ("one", "loss_scale")
 MAPS = (("f2", "stage2", 2), ("f4", "stage4", 4), ("f8", "merge8", 8))
 
 
@@ -95,17 +97,31 @@ def inputs(preset):
     return values, (numpy.stack([first, first + long], 2), refinement), masks
 
 
-def session(folder, name, threads):
-    import onnxruntime
+class Graph:
+    """A training graph as Oarlock loads it: it gives its memory back after each run, its outputs lie aside."""
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.enable_mem_pattern = False
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    loaded = onnxruntime.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])
-    give_back = onnxruntime.RunOptions()
-    give_back.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    return loaded, [door.name for door in loaded.get_inputs()], [door.name for door in loaded.get_outputs()], give_back
+    def __init__(self, path, threads):
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(3)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.enable_mem_pattern = False
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.loaded = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.takes = [door.name for door in self.loaded.get_inputs()]
+        self.options = onnxruntime.RunOptions()
+        self.options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self.places = {door.name: numpy.empty(door.shape, "f4") for door in self.loaded.get_outputs()}
+
+    def run(self, feed):
+        binding = self.loaded.io_binding()
+        for name, value in feed.items():
+            binding.bind_cpu_input(name, value)
+        for name, place in self.places.items():
+            binding.bind_output(name, "cpu", 0, numpy.float32, place.shape, place.ctypes.data)
+        self.loaded.run_with_iobinding(binding, self.options)
+        return self.places
 
 
 def cells(ranges, coarse):
@@ -130,16 +146,37 @@ def with_onnxruntime(folder, preset, threads):
 
     def run(name, given):
         if name not in graphs:
-            graphs[name] = session(folder, f"{preset}.{name}.onnx", threads)
-        loaded, takes, gives, give_back = graphs[name]
-        feed = {door: given[door] if door in given else weights[door] for door in takes}
-        return dict(zip(gives, loaded.run(gives, feed, give_back if GIVE_BACK else None)))
+            graphs[name] = Graph(folder / f"{preset}.{name}.onnx", threads)
+        graph = graphs[name]
+        feed = {door: given[door] if door in given else weights[door] for door in graph.takes if door not in UNSET}
+        return graph.run(feed)
+
+    def accumulate(total, found):
+        for name, value in found.items():
+            if name.startswith("running."):
+                weights[name[len("running."):]][...] = value
+            elif name.startswith("grad.") and name[len("grad."):] in weights:
+                name = name[len("grad."):]
+                if name in total:
+                    total[name] += value
+                else:
+                    total[name] = value.copy()
+
+    def adam(weight, first, second, value):
+        """In place, a stretch at a time, as Oarlock's."""
+        for at in range(0, weight.size, 1 << 18):
+            w, f, s, g = (array[at:at + (1 << 18)] for array in (weight, first, second, value))
+            g = g + DECAY * w
+            f += (1 - BETAS[0]) * (g - f)
+            s += (1 - BETAS[1]) * (g * g - s)
+            root = numpy.sqrt(s / (1 - BETAS[1]**count)) + EPSILON
+            w -= RATE / (1 - BETAS[0]**count) * f / root
 
     if rows:
         coarse = [side // 8 for side in sides]
         covered = cells(refinement[0], coarse)
 
-    def heads(losses, gradients):
+    def heads(losses, total):
         """Refinement and masks on the maps of the forward pass; returns the gradients of the maps."""
         maps = run("forward", fixed)
         backward = {name: numpy.zeros_like(maps[name]) for name, _, _ in MAPS}
@@ -147,13 +184,14 @@ def with_onnxruntime(folder, preset, threads):
         candidates = flat[:, covered]
         winner = candidates.argmax(2)
         pooled = numpy.take_along_axis(candidates, winner[..., None], 2)[..., 0].reshape(-1, rows, 216)
+        del candidates
         out = run("refinement_step", dict(refinement[1], pooled=pooled.swapaxes(0, 1).reshape(rows, -1)))
         losses += [out["loss.class"], out["loss.box"]]
-        back = out.pop("grad.pooled").reshape(rows, -1, 216).swapaxes(0, 1).reshape(channels["merge8"], -1)
+        back = out["grad.pooled"].reshape(rows, -1, 216).swapaxes(0, 1).reshape(channels["merge8"], -1)
         target = covered[numpy.arange(len(covered)), winner]
         for channel, (at, value) in enumerate(zip(target, back)):
             backward["f8"].reshape(channels["merge8"], -1)[channel] += numpy.bincount(at, value, flat.shape[1])
-        gradients.append(out)
+        accumulate(total, out)
         mask_loss = 0
         for (start, box, organ), truth in zip(boxes, masks):
             def under(scale):
@@ -165,34 +203,23 @@ def with_onnxruntime(folder, preset, threads):
             out = run("mask_step.{}x{}x{}".format(*box), crops)
             mask_loss += out["loss.mask"]
             for name, _, scale in MAPS:
-                backward[name][under(scale)] += out.pop("grad." + name)
-            gradients.append(out)
+                backward[name][under(scale)] += out["grad." + name]
+            accumulate(total, out)
         losses.append(mask_loss)
         return {"d" + name: value for name, value in backward.items()}
 
     def step():
         nonlocal count
         count += 1
-        losses, gradients = [], []
-        back = heads(losses, gradients) if rows else {}
+        losses, total = [], {}
+        back = heads(losses, total) if rows else {}
         out = run("backbone_step", {**fixed, **back})
         losses = [out["loss.rpn_class"], out["loss.rpn_box"]] + losses
-        total = {}
-        for found in gradients + [out]:
-            for name, value in found.items():
-                if name.startswith("running."):
-                    weights[name[len("running."):]] = value
-                elif name.startswith("grad."):
-                    name = name[len("grad."):]
-                    total[name] = total[name] + value if name in total else value
+        accumulate(total, out)
         for name, value in total.items():
             weight = weights[name]
             first, second = moments.setdefault(name, (numpy.zeros_like(weight), numpy.zeros_like(weight)))
-            value = value + DECAY * weight
-            first += (1 - BETAS[0]) * (value - first)
-            second += (1 - BETAS[1]) * (value * value - second)
-            root = numpy.sqrt(second / (1 - BETAS[1]**count)) + EPSILON
-            weight -= RATE / (1 - BETAS[0]**count) * first / root
+            adam(*(array.reshape(-1) for array in (weight, first, second, value)))
         return [float(loss) for loss in losses]
 
     return step
@@ -320,20 +347,14 @@ def one(folder, preset, side, threads):
     return {**found, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "losses": losses}
 
 
-GIVE_BACK = False
-
-
 def main():
-    global GIVE_BACK
     arguments = argparse.ArgumentParser()
     arguments.add_argument("folder", type=pathlib.Path)
     arguments.add_argument("--preset", choices=sorted(PRESETS), default="starter")
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--threads", type=int, default=2)
-    arguments.add_argument("--give-back", action="store_true", help="Oarlock's graphs give memory back after each run")
     arguments.add_argument("--one")
     given = arguments.parse_args()
-    GIVE_BACK = given.give_back
     if given.one:
         print(json.dumps(one(given.folder, given.preset, given.one, given.threads)))
         return
@@ -341,7 +362,7 @@ def main():
     print(f"{given.preset}, ONNX Runtime {version('onnxruntime')}, PyTorch {version('torch')}, {given.threads} threads, "
           f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, best of {given.rounds}")
     best, losses = {}, {}
-    passed = ["--preset", given.preset, "--threads", str(given.threads)] + ["--give-back"] * given.give_back
+    passed = ["--preset", given.preset, "--threads", str(given.threads)]
     for _ in range(given.rounds):
         for side in ("torch", "oarlock"):
             command = [sys.executable, __file__, str(given.folder), *passed, "--one", side]

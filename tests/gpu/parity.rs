@@ -12,7 +12,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use oarlock::engine::graph::training::{TrainingGraph, backbone_step, forward, mask_step, refinement_step};
-use oarlock::engine::graph::{Adam, AdamRates, LOSS_SCALE, Norms, Preset, Weights, flat, mixed, uanet};
+use oarlock::engine::graph::{
+    Adam, AdamRates, LOSS_SCALE, Machine, Norms, Preset, Weights, flat, mixed, uanet,
+};
 use oarlock::engine::runtime::placement::placement;
 use oarlock::engine::runtime::session::{Input, Provider, Runtime, Session, SessionOptions, weight_inputs};
 use oarlock::learning::model::ModelRegistry;
@@ -273,10 +275,14 @@ impl Bench {
         let (crop, rows, mask) = (self.sizes.crop, self.sizes.rows, self.sizes.mask);
         let mut graphs = BTreeMap::new();
         for (part, graph, doors) in [
-            ("forward", forward(preset, crop, Norms::Batch), image(crop)),
+            ("forward", forward(preset, crop, Norms::Batch, Machine::Gpu), image(crop)),
             ("refinement_step", refinement_step(preset, rows), refinement_targets(preset, rows)),
-            ("mask_step", mask_step(preset, mask), mask_targets(preset, mask)),
-            ("backbone_step", backbone_step(preset, crop, Norms::Batch), backbone_targets(preset, crop)),
+            ("mask_step", mask_step(preset, mask, Machine::Gpu), mask_targets(preset, mask)),
+            (
+                "backbone_step",
+                backbone_step(preset, crop, Norms::Batch, Machine::Gpu),
+                backbone_targets(preset, crop),
+            ),
         ] {
             let mut inputs = weight_inputs(weights, &graph.weights);
             inputs.extend(doors.inputs());
@@ -352,10 +358,14 @@ impl Bench {
         let judged = self.time(&uanet::refinement_graph(weights), &pooled(preset, rows).inputs())?;
         let mut steps = BTreeMap::new();
         for (part, graph, doors) in [
-            ("forward", forward(preset, crop, Norms::Batch), image(crop)),
+            ("forward", forward(preset, crop, Norms::Batch, Machine::Gpu), image(crop)),
             ("refinement_step", refinement_step(preset, rows), refinement_targets(preset, rows)),
-            ("mask_step", mask_step(preset, mask_shape), mask_targets(preset, mask_shape)),
-            ("backbone_step", backbone_step(preset, crop, Norms::Batch), backbone_targets(preset, crop)),
+            ("mask_step", mask_step(preset, mask_shape, Machine::Gpu), mask_targets(preset, mask_shape)),
+            (
+                "backbone_step",
+                backbone_step(preset, crop, Norms::Batch, Machine::Gpu),
+                backbone_targets(preset, crop),
+            ),
         ] {
             let mut inputs = weight_inputs(weights, &graph.weights);
             inputs.extend(doors.inputs());

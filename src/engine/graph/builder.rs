@@ -18,9 +18,23 @@ pub const OPSET: i64 = 18;
 /// The ONNX file version that belongs to it.
 const IR_VERSION: i64 = 9;
 
+/// A door in of one, which nobody sets.
+const ONE: &str = "one";
+
 /// A value inside one [`GraphBuilder`]; means nothing in another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Tensor(usize);
+
+/// What a training graph is written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Machine {
+    /// Plain operators with all sides known: the libraries of a GPU choose the arithmetic.
+    #[default]
+    Gpu,
+    /// Convolutions by Winograd ([`super::winograd`]), and sides that only a run tells. ONNX Runtime gives tensors of equal known sides
+    /// one memory from the first of them to the last, whatever lies between; what it cannot foresee it gives free.
+    Processor,
+}
 
 /// What a tensor is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,13 +68,26 @@ pub(crate) struct GraphBuilder {
     tensors: Vec<(String, Vec<usize>)>,
     constants: BTreeMap<(Element, Vec<usize>, Vec<u8>), Tensor>,
     metadata: Vec<StringStringEntryProto>,
+    outputs: Vec<(String, Tensor)>,
+    /// What the graph is written for.
+    pub(crate) machine: Machine,
+    /// Lists of integers that only a run tells, by the constant.
+    hidden: BTreeMap<Tensor, Tensor>,
 }
 
 impl GraphBuilder {
     /// An empty graph.
     pub(crate) fn new(name: &str) -> Self {
         let graph = GraphProto { name: name.to_owned(), ..GraphProto::default() };
-        Self { graph, tensors: Vec::new(), constants: BTreeMap::new(), metadata: Vec::new() }
+        Self {
+            graph,
+            tensors: Vec::new(),
+            constants: BTreeMap::new(),
+            metadata: Vec::new(),
+            outputs: Vec::new(),
+            machine: Machine::Gpu,
+            hidden: BTreeMap::new(),
+        }
     }
 
     /// Writes a key and its text into the file.
@@ -105,6 +132,7 @@ impl GraphBuilder {
     /// A door out whose sides are declared as `sides`.
     pub(crate) fn output_with_sides(&mut self, name: &str, tensor: Tensor, sides: Vec<Side>) {
         self.graph.output.push(value_info(name, Element::F32, sides));
+        self.outputs.push((name.to_owned(), tensor));
         self.graph.node.push(NodeProto {
             input: vec![self.name(tensor).to_owned()],
             output: vec![name.to_owned()],
@@ -139,6 +167,26 @@ impl GraphBuilder {
     pub(crate) fn integers(&mut self, values: &[i64]) -> Tensor {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.constant_bytes(Element::I64, &[values.len()], bytes)
+    }
+
+    /// A list of sides for a reshape; see [`Machine::Processor`].
+    pub(crate) fn sides(&mut self, shape: &[usize]) -> Tensor {
+        let sides: Vec<_> = shape.iter().map(|&side| side as i64).collect();
+        let sides = self.integers(&sides);
+        if self.machine == Machine::Gpu {
+            return sides;
+        }
+        if let Some(&known) = self.hidden.get(&sides) {
+            return known;
+        }
+        if self.hidden.is_empty() {
+            self.graph.input.push(value_info(ONE, Element::I64, vec![Side::Fixed(1)]));
+            self.stored(ONE.to_owned(), Element::I64, &[1], 1_i64.to_le_bytes().to_vec());
+        }
+        let factors = vec![self.name(sides).to_owned(), ONE.to_owned()];
+        let hidden = self.node_by_name("Mul", factors, vec![], vec![shape.len()]);
+        self.hidden.insert(sides, hidden);
+        hidden
     }
 
     /// Puts an operator with one output of a known shape.
@@ -185,6 +233,11 @@ impl GraphBuilder {
         });
         let kept: Vec<&str> = self.graph.output.iter().map(|door| door.name.as_str()).collect();
         memory::peak(&self.graph.node, &sizes.collect(), &kept)
+    }
+
+    /// The doors out and their shapes.
+    pub(crate) fn outputs(&self) -> Vec<(String, Vec<usize>)> {
+        self.outputs.iter().map(|(name, tensor)| (name.clone(), self.shape(*tensor).to_vec())).collect()
     }
 
     /// The bytes of the model file.

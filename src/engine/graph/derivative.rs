@@ -91,8 +91,10 @@ impl GraphBuilder {
                 self.along_axis(dy, *axis, &transposed, side)
             }
             (Rule::Relu, _) => {
-                let open = self.unary("Sign", output);
-                self.binary("Mul", dy, open)
+                let zero = self.scalar(0.0);
+                let open = self.binary("Greater", output, zero);
+                let shape = self.shape(dy).to_vec();
+                self.node("Where", &[open, dy, zero], vec![], shape)
             }
             (Rule::Sigmoid, _) => {
                 let one = self.scalar(1.0);
@@ -175,19 +177,24 @@ impl GraphBuilder {
 
     /// For each position of the kernel, the product of the output's gradient with the input seen from there.
     fn conv_by_weight(&mut self, x: Tensor, dy: Tensor, window: Window) -> Tensor {
+        if self.is_winograd(x, window) {
+            return self.winograd_by_weight(x, dy);
+        }
         let (from, to) = (self.shape(x)[1], self.shape(dy)[1]);
         let sides = self.shape(dy)[2..].to_vec();
         let count = sides.iter().product();
-        let padded = self.pad_voxels(x, window.padding);
-        let rows = self.reshape(dy, &[to, count]);
+        let padded = self.pad_voxels(x, [window.padding; 3]);
         let k = window.kernel;
-        let mut parts = Vec::with_capacity(k * k * k);
-        for tap in 0..k * k * k {
-            let seen =
-                self.slice_voxels(padded, [tap / (k * k), tap / k % k, tap % k], &sides, window.stride);
-            let seen = self.reshape(seen, &[from, count]);
-            parts.push(self.linear(rows, seen, None));
-        }
+        let seen: Vec<_> = (0..k * k * k)
+            .map(|tap| {
+                let start = [tap / (k * k), tap / k % k, tap % k];
+                let seen = self.slice_voxels(padded, start, &sides, window.stride);
+                self.reshape(seen, &[from, count])
+            })
+            .collect();
+        // ONNX Runtime begins with the later of two operands: were it what is seen, it would lie there since the way out.
+        let rows = self.reshape(dy, &[to, count]);
+        let parts: Vec<_> = seen.into_iter().map(|seen| self.linear(rows, seen, None)).collect();
         if k == 1 {
             return self.reshape(parts[0], &[to, from, 1, 1, 1]);
         }
@@ -248,8 +255,8 @@ impl GraphBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::graph::Preset;
     use crate::engine::graph::layers::{Form, Norms};
+    use crate::engine::graph::{Machine, Preset};
     use crate::engine::runtime::session::{
         Input, Provider, Runtime, Session, SessionOptions, runtime_of_tests,
     };
@@ -277,7 +284,18 @@ mod tests {
         shapes: &[&[usize]],
         build: impl Fn(&mut Layers<'_>, &[Tensor]) -> Tensor,
     ) {
+        check_with(Machine::Gpu, runtime, name, shapes, build);
+    }
+
+    fn check_with(
+        machine: Machine,
+        runtime: Runtime,
+        name: &str,
+        shapes: &[&[usize]],
+        build: impl Fn(&mut Layers<'_>, &[Tensor]) -> Tensor,
+    ) {
         let mut layers = Layers::new(name, Form::Training(Norms::Batch), &Preset::starter());
+        layers.graph.machine = machine;
         let names: Vec<_> = (0..shapes.len()).map(|i| format!("in{i}")).collect();
         let inputs: Vec<_> =
             names.iter().zip(shapes).map(|(name, shape)| layers.input(name, shape, &[])).collect();
@@ -338,6 +356,15 @@ mod tests {
             let window = Window { kernel, stride, padding };
             let weight: &[usize] = &[3, 2, kernel, kernel, kernel];
             check(runtime, "conv", &[&[1, 2, 4, 6, 8], weight, &[3]], |layers, i| {
+                let y = layers.graph.conv(i[0], i[1], Some(i[2]), window);
+                layers.record(Rule::Conv(window), i, y)
+            });
+        }
+        // Depths of one, two and two and a half tiles.
+        let window = Window { kernel: 3, stride: 1, padding: 1 };
+        for depth in [4, 8, 10] {
+            let shapes: [&[usize]; 3] = [&[1, 2, depth, 3, 5], &[3, 2, 3, 3, 3], &[3]];
+            check_with(Machine::Processor, runtime, "conv by Winograd", &shapes, |layers, i| {
                 let y = layers.graph.conv(i[0], i[1], Some(i[2]), window);
                 layers.record(Rule::Conv(window), i, y)
             });

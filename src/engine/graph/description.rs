@@ -82,7 +82,7 @@ fn door(value: &ValueInfoProto) -> Door {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::graph::{Norms, Preset, Weights, flat, training, uanet};
+    use crate::engine::graph::{Machine, Norms, Preset, Weights, flat, training, uanet};
 
     fn written(doors: &[Door]) -> Vec<String> {
         doors.iter().map(|door| format!("{} {}", door.name, door.sides.join(" "))).collect()
@@ -152,14 +152,17 @@ mod tests {
             keep(format!("{} mask", preset.name), uanet::mask_graph(&weights));
             keep(
                 format!("{} forward", preset.name),
-                training::forward(&preset, [16, 32, 48], Norms::Batch).bytes,
+                training::forward(&preset, [16, 32, 48], Norms::Batch, Machine::Processor).bytes,
             );
             keep(
                 format!("{} backbone", preset.name),
-                training::backbone_step(&preset, [16, 32, 48], Norms::Batch).bytes,
+                training::backbone_step(&preset, [16, 32, 48], Norms::Batch, Machine::Processor).bytes,
             );
             keep(format!("{} refinement step", preset.name), training::refinement_step(&preset, 7).bytes);
-            keep(format!("{} mask step", preset.name), training::mask_step(&preset, [8, 24, 16]).bytes);
+            keep(
+                format!("{} mask step", preset.name),
+                training::mask_step(&preset, [8, 24, 16], Machine::Gpu).bytes,
+            );
         }
         let script = "import onnx.checker, sys\nfor path in sys.argv[1:]: onnx.checker.check_model(path, full_check=True)";
         let run = std::process::Command::new(&python).args(["-c", script]).args(&files).output().unwrap();

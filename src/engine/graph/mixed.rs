@@ -166,7 +166,7 @@ impl LossScale {
 mod tests {
     use super::*;
     use crate::engine::graph::training::{TrainingGraph, backbone_step, mask_step, refinement_step};
-    use crate::engine::graph::{Norms, Preset, Weights};
+    use crate::engine::graph::{Machine, Norms, Preset, Weights};
     use crate::engine::runtime::session::{
         Input, Provider, Runtime, Session, SessionOptions, runtime_of_tests, weight_inputs,
     };
@@ -189,7 +189,7 @@ mod tests {
     /// Every product takes and gives 16 bits, nothing is computed for nobody, and doors are what they were.
     #[test]
     fn products_compute_with_sixteen_bits_and_nothing_else_does() {
-        let plain = backbone_step(&Preset::starter(), [16, 32, 16], Norms::Batch).bytes;
+        let plain = backbone_step(&Preset::starter(), [16, 32, 16], Norms::Batch, Machine::Gpu).bytes;
         let (before, after) = (
             ModelProto::decode(plain.as_slice()).unwrap(),
             ModelProto::decode(mixed(&plain).unwrap().as_slice()).unwrap(),
@@ -277,7 +277,7 @@ mod tests {
         let preset = Preset::starter();
         let weights = Weights::start(&preset, 5);
 
-        let graph = mask_step(&preset, [8, 16, 24]);
+        let graph = mask_step(&preset, [8, 16, 24], Machine::Gpu);
         let shapes = [[1, 1, 8, 16, 24], [1, 16, 4, 8, 12], [1, 32, 2, 4, 6], [1, 64, 1, 2, 3]];
         let maps: Vec<Vec<f32>> =
             shapes.iter().zip(1..).map(|(s, salt)| pattern(s.iter().product::<usize>(), salt)).collect();
@@ -310,7 +310,7 @@ mod tests {
         ]);
         check(runtime, &graph, &inputs, 2e-3, 0.01);
 
-        let graph = backbone_step(&preset, [16, 32, 48], Norms::Batch);
+        let graph = backbone_step(&preset, [16, 32, 48], Norms::Batch, Machine::Gpu);
         let at = |channels: usize, scale: usize| [1, channels, 16 / scale, 32 / scale, 48 / scale];
         let shapes = [at(1, 1), at(12, 8), at(12, 8), at(72, 8), at(72, 8), at(16, 2), at(32, 4), at(64, 8)];
         let mut maps: Vec<Vec<f32>> =

@@ -23,9 +23,10 @@ mod reference;
 pub mod training;
 pub mod uanet;
 mod weights;
+mod winograd;
 
 pub use adam::{Adam, AdamRates, Moments};
-pub use builder::OPSET;
+pub use builder::{Machine, OPSET};
 pub use description::{DescriptionError, Door, GraphDescription};
 pub use flat::{NoFlatForm, flat};
 pub use layers::Norms;

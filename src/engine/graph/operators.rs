@@ -35,6 +35,9 @@ impl GraphBuilder {
     pub(crate) fn conv(&mut self, x: Tensor, weight: Tensor, bias: Option<Tensor>, window: Window) -> Tensor {
         let mut shape = self.shape(x).to_vec();
         assert_eq!(shape[1], self.shape(weight)[1], "channels of a convolution's input and weight");
+        if self.is_winograd(x, window) {
+            return self.winograd(x, weight, bias);
+        }
         shape[1] = self.shape(weight)[0];
         for side in &mut shape[2..] {
             *side = window.side(*side);
@@ -120,8 +123,7 @@ impl GraphBuilder {
         if self.shape(x) == shape {
             return x;
         }
-        let sides: Vec<_> = shape.iter().map(|&side| side as i64).collect();
-        let sides = self.integers(&sides);
+        let sides = self.sides(shape);
         self.node("Reshape", &[x, sides], vec![], shape.to_vec())
     }
 
@@ -175,17 +177,17 @@ impl GraphBuilder {
         self.node("Slice", &[x, last, before_first, axes, last], vec![], shape)
     }
 
-    /// `count` zeros before and behind the three last axes of five.
-    pub(crate) fn pad_voxels(&mut self, x: Tensor, count: usize) -> Tensor {
-        if count == 0 {
+    /// `counts` zeros before and behind the three last axes of five.
+    pub(crate) fn pad_voxels(&mut self, x: Tensor, counts: [usize; 3]) -> Tensor {
+        if counts == [0; 3] {
             return x;
         }
         let mut shape = self.shape(x).to_vec();
-        for side in &mut shape[2..] {
+        for (side, count) in shape[2..].iter_mut().zip(counts) {
             *side += 2 * count;
         }
-        let n = count as i64;
-        let pads = self.integers(&[0, 0, n, n, n, 0, 0, n, n, n]);
+        let [deep, high, wide] = counts.map(|count| count as i64);
+        let pads = self.integers(&[0, 0, deep, high, wide, 0, 0, deep, high, wide]);
         self.node("Pad", &[x, pads], vec![], shape)
     }
 

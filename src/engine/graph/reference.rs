@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::hashed::{hashed, hashed_weights};
 use super::training::{self, TrainingGraph};
 use super::weights::Role;
-use super::{Adam, AdamRates, Norms, Preset, Weights, uanet};
+use super::{Adam, AdamRates, Machine, Norms, Preset, Weights, uanet};
 use crate::engine::runtime::session::{
     Input, Outputs, Provider, Runtime, Session, SessionOptions, runtime_of_tests, weight_inputs,
 };
@@ -90,17 +90,19 @@ fn every_output_gradient_and_step_is_that_of_pytorch() {
     let Some(runtime) = runtime_of_tests("every_output_gradient_and_step_is_that_of_pytorch") else { return };
     let preset = Preset::starter();
     let weights = hashed_weights(&preset);
-    let mut reference = Reference::read();
-    trunk(runtime, &weights, &mut reference);
-    refinement(runtime, &weights, &mut reference);
-    mask(runtime, &weights, &mut reference);
-    adam(&weights, &mut reference);
-    assert!(reference.0.is_empty(), "not compared: {:?}", reference.0.keys());
+    for machine in [Machine::Gpu, Machine::Processor] {
+        let mut reference = Reference::read();
+        trunk(runtime, &weights, &mut reference, machine);
+        refinement(runtime, &weights, &mut reference);
+        mask(runtime, &weights, &mut reference, machine);
+        adam(&weights, &mut reference);
+        assert!(reference.0.is_empty(), "not compared: {:?}", reference.0.keys());
+    }
     let trained = weights.parameters().iter().filter(|parameter| parameter.role == Role::Trained).count();
     assert!(trained > 100, "{trained}");
 }
 
-fn trunk(runtime: Runtime, weights: &Weights, reference: &mut Reference) {
+fn trunk(runtime: Runtime, weights: &Weights, reference: &mut Reference, machine: Machine) {
     let preset = weights.preset();
     let channels = &preset.channels;
     let at = |channels, scale| [1, channels, SIDES[0] / scale, SIDES[1] / scale, SIDES[2] / scale];
@@ -111,7 +113,7 @@ fn trunk(runtime: Runtime, weights: &Weights, reference: &mut Reference) {
     let mut session = load(runtime, "trunk", &uanet::trunk_graph(weights));
     reference.check("trunk", &session.run(&image).unwrap(), &maps);
 
-    let graph = training::forward(preset, SIDES, Norms::Batch);
+    let graph = training::forward(preset, SIDES, Norms::Batch, machine);
     let mut session = load(runtime, "forward", &graph.bytes);
     let all: Vec<_> = weight_inputs(weights, &graph.weights).into_iter().chain(image).collect();
     reference.check("forward", &session.run(&all).unwrap(), &maps);
@@ -129,7 +131,7 @@ fn trunk(runtime: Runtime, weights: &Weights, reference: &mut Reference) {
     let chosen: Vec<_> =
         (0..72 * positions).map(|i| positive[i / (6 * positions) * positions + i % positions]).collect();
     inputs.0.push(("box_weights", at(72, 8).to_vec(), chosen));
-    let graph = training::backbone_step(preset, SIDES, Norms::Batch);
+    let graph = training::backbone_step(preset, SIDES, Norms::Batch, machine);
     let mut session = load(runtime, "backbone_step", &graph.bytes);
     let all: Vec<_> = weight_inputs(weights, &graph.weights).into_iter().chain(inputs.all()).collect();
     let names = all_of(&graph, &["loss.rpn_class", "loss.rpn_box"], &[]);
@@ -165,7 +167,7 @@ fn refinement(runtime: Runtime, weights: &Weights, reference: &mut Reference) {
     reference.check("refinement_step", &session.run(&all).unwrap(), &names);
 }
 
-fn mask(runtime: Runtime, weights: &Weights, reference: &mut Reference) {
+fn mask(runtime: Runtime, weights: &Weights, reference: &mut Reference, machine: Machine) {
     let preset = weights.preset();
     let channels = &preset.channels;
     let at = |channels, scale| [1, channels, BOX[0] / scale, BOX[1] / scale, BOX[2] / scale];
@@ -181,7 +183,7 @@ fn mask(runtime: Runtime, weights: &Weights, reference: &mut Reference) {
 
     inputs.add("truth", &at(1, 1), above(0.4), "truth");
     inputs.add("valid", &at(1, 1), above(-0.8), "valid");
-    let graph = training::mask_step(preset, BOX);
+    let graph = training::mask_step(preset, BOX, machine);
     let mut session = load(runtime, "mask_step", &graph.bytes);
     let all: Vec<_> =
         weight_inputs(weights, &graph.weights).into_iter().chain(inputs.all()).chain([class]).collect();

@@ -16,7 +16,7 @@
 //! weight `w` is the output `grad.w`. Shapes are fixed when a graph is built: keep sessions by shape. Every gradient is
 //! multiplied by the input `loss_scale`, which may be left out and then is one ([`super::mixed`]).
 
-use super::builder::Tensor;
+use super::builder::{Machine, Tensor};
 use super::layers::{Form, Layers, Norms};
 use super::mixed::LOSS_SCALE;
 use super::preset::{COARSE_STRIDE, INPUT_MULTIPLE, N_ANCHORS, N_CLASSES, Preset};
@@ -34,6 +34,8 @@ pub struct TrainingGraph {
     pub trained: Vec<String>,
     /// The running statistics `s` for which it gives the new value, the output `running.s`.
     pub running: Vec<String>,
+    /// Everything that comes out, and its shape.
+    pub outputs: Vec<(String, Vec<usize>)>,
     /// The most bytes that its values need at a time, from shapes alone.
     pub peak_bytes: u64,
 }
@@ -41,8 +43,9 @@ pub struct TrainingGraph {
 /// The trunk in training: input `image` `(1, 1, D, H, W)` and weights; outputs `f2`, `f4`, `f8`, `logits`, `deltas` as
 /// [`uanet::trunk_graph`] has them, normalised as `norms` says.
 #[must_use]
-pub fn forward(preset: &Preset, shape: [usize; 3], norms: Norms) -> TrainingGraph {
+pub fn forward(preset: &Preset, shape: [usize; 3], norms: Norms, machine: Machine) -> TrainingGraph {
     let mut layers = Layers::new("forward", Form::Training(norms), preset);
+    layers.graph.machine = machine;
     let image = image_input(&mut layers, shape);
     let trunk = uanet::trunk(&mut layers, preset, image);
     for (name, tensor) in [
@@ -86,8 +89,9 @@ pub fn refinement_step(preset: &Preset, n: usize) -> TrainingGraph {
 /// organ; `valid` of the same shape, zero where voxels do not count. Outputs: `loss.mask` (scalar, 1 - overlap), `logit`,
 /// `grad.w`, `grad.f2`, `grad.f4`, `grad.f8` (of the crops). Leave out boxes without a voxel of the organ.
 #[must_use]
-pub fn mask_step(preset: &Preset, sides: [usize; 3]) -> TrainingGraph {
+pub fn mask_step(preset: &Preset, sides: [usize; 3], machine: Machine) -> TrainingGraph {
     let mut layers = Layers::new("mask_step", Form::Training(Norms::default()), preset);
+    layers.graph.machine = machine;
     let crops = uanet::crops(&mut layers, preset, sides, false);
     let [d, h, w] = sides;
     let truth = layers.input("truth", &[1, 1, d, h, w], &[]);
@@ -108,8 +112,9 @@ pub fn mask_step(preset: &Preset, sides: [usize; 3]) -> TrainingGraph {
 /// `f8`. Outputs: `loss.rpn_class`, `loss.rpn_box` (scalars), `grad.w`, and `running.s` for every running statistic that the
 /// case moves.
 #[must_use]
-pub fn backbone_step(preset: &Preset, shape: [usize; 3], norms: Norms) -> TrainingGraph {
+pub fn backbone_step(preset: &Preset, shape: [usize; 3], norms: Norms, machine: Machine) -> TrainingGraph {
     let mut layers = Layers::new("backbone_step", Form::Training(norms), preset);
+    layers.graph.machine = machine;
     let image = image_input(&mut layers, shape);
     let [d, h, w] = shape.map(|side| side / COARSE_STRIDE);
     let positive = layers.input("positive", &[1, N_ANCHORS, d, h, w], &[]);
@@ -153,19 +158,23 @@ fn finish(
     let weights = layers.parameters.iter().map(|(parameter, _)| parameter.name.clone()).collect();
     let mut trained = Vec::new();
     if !seeds.is_empty() {
-        let of_weights = layers.parameters.iter().filter(|(parameter, _)| parameter.role == Role::Trained);
-        let mut wanted: Vec<_> =
-            of_weights.map(|(parameter, tensor)| (parameter.name.clone(), *tensor)).collect();
-        trained.extend(wanted.iter().map(|(name, _)| name.clone()));
-        wanted.extend(others.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)));
+        // ONNX Runtime begins with what the last door needs. The last layers come last, so that going back a gradient of
+        // weights is taken as soon as it can be, and what it needs is given free.
+        let mut wanted: Vec<_> = others.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
+        for (parameter, tensor) in &layers.parameters {
+            if parameter.role == Role::Trained {
+                wanted.push((parameter.name.clone(), *tensor));
+                trained.push(parameter.name.clone());
+            }
+        }
         let tensors: Vec<_> = wanted.iter().map(|(_, tensor)| *tensor).collect();
         let gradients = layers.gradients(&seeds, &tensors);
         for ((name, _), gradient) in wanted.iter().zip(gradients) {
             layers.graph.output(&format!("grad.{name}"), gradient);
         }
     }
-    let peak_bytes = layers.graph.peak_bytes();
-    TrainingGraph { bytes: layers.graph.finish(), weights, trained, running: Vec::new(), peak_bytes }
+    let (peak_bytes, outputs) = (layers.graph.peak_bytes(), layers.graph.outputs());
+    TrainingGraph { bytes: layers.graph.finish(), weights, trained, running: Vec::new(), outputs, peak_bytes }
 }
 
 #[cfg(test)]
@@ -205,8 +214,8 @@ mod tests {
     #[test]
     fn the_reference_trains_within_eleven_gigabytes() {
         let preset = Preset::reference();
-        let trunk = backbone_step(&preset, [160, 240, 240], Norms::Batch).peak_bytes;
-        let mask = mask_step(&preset, [96, 144, 144]).peak_bytes;
+        let trunk = backbone_step(&preset, [160, 240, 240], Norms::Batch, Machine::Gpu).peak_bytes;
+        let mask = mask_step(&preset, [96, 144, 144], Machine::Gpu).peak_bytes;
         // Weights, their mean, two moments and gradients, four bytes each.
         let state = 5 * 4 * Weights::start(&preset, 1).count() as u64;
         assert!(trunk > 160 * 240 * 240 * 4 * 32, "{trunk}");
@@ -218,7 +227,7 @@ mod tests {
         let Some(runtime) = runtime_of_tests("the_mask_head_learns_one_box_by_heart") else { return };
         let preset = Preset::starter();
         let mut weights = Weights::start(&preset, 5);
-        let graph = mask_step(&preset, [8, 16, 8]);
+        let graph = mask_step(&preset, [8, 16, 8], Machine::Processor);
         let mut session = load(runtime, "mask_step", &graph);
         let shapes = [[1, 1, 8, 16, 8], [1, 16, 4, 8, 4], [1, 32, 2, 4, 2], [1, 64, 1, 2, 1]];
         let maps = shapes.map(|shape: [usize; 5]| pattern(shape.iter().product()));
@@ -247,7 +256,7 @@ mod tests {
 
     fn backbone(runtime: Runtime, preset: &Preset, shape: [usize; 3], steps: usize) -> Vec<f32> {
         let mut weights = Weights::start(preset, 5);
-        let graph = backbone_step(preset, shape, Norms::Batch);
+        let graph = backbone_step(preset, shape, Norms::Batch, Machine::Processor);
         let mut session = load(runtime, "backbone_step", &graph);
         let [d, h, w] = shape;
         let at = |channels, scale| [1, channels, d / scale, h / scale, w / scale];
@@ -302,7 +311,7 @@ mod tests {
             }
         }
         let shape = [16, 32, 48];
-        let graph = forward(&preset, shape, Norms::Frozen);
+        let graph = forward(&preset, shape, Norms::Frozen, Machine::Processor);
         assert!(graph.running.is_empty());
         let image = pattern(shape.iter().product());
         let sides = [1, 1, shape[0], shape[1], shape[2]];

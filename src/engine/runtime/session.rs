@@ -5,9 +5,10 @@ use std::sync::{Mutex, OnceLock};
 
 use ndarray::{ArrayViewD, IxDyn};
 use ort::ep;
+use ort::memory::Allocator;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{RunOptions, SessionInputValue, SessionOutputs};
-use ort::value::TensorRef;
+use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, SessionInputValue, SessionOutputs};
+use ort::value::{Tensor, TensorRef};
 
 use crate::engine::graph::Weights;
 
@@ -161,7 +162,7 @@ pub struct Session {
     provider: Provider,
     inner: ort::session::Session,
     /// What is told with each run.
-    options: RunOptions,
+    options: RunOptions<HasSelectedOutputs>,
 }
 
 /// What goes into a graph: a view in C order, not copied.
@@ -243,26 +244,37 @@ impl Session {
             provider,
             source: message(&error),
         })?;
+        let options = options.with_outputs(OutputSelector::default());
         Ok(Self { name: name.to_owned(), provider, inner, options })
     }
 
     /// The session, giving its memory back to the system after each run instead of keeping it for the next: slower by a
     /// tenth or so, but several large graphs need the memory of the largest, not of all.
     ///
+    /// Of `outputs`, by name and shape, each lies in a place of its own, always the same: one that lay among what the run
+    /// needed would hold that back. Those that are not named do.
+    ///
     /// # Errors
-    /// [`SessionError::Load`] where the library does not know how.
-    pub fn giving_memory_back(mut self) -> Result<Self, SessionError> {
+    /// [`SessionError::Load`] where the library does not know how, or memory is short.
+    pub fn giving_memory_back(mut self, outputs: &[(String, Vec<usize>)]) -> Result<Self, SessionError> {
         let arena = match self.provider {
             Provider::Cpu => "cpu:0".to_owned(),
             Provider::Cuda { device, .. } => format!("cpu:0;gpu:{device}"),
         };
-        match self.options.set("memory.enable_memory_arena_shrinkage", arena) {
-            Ok(()) => Ok(self),
-            Err(error) => {
-                let source = message(&error);
-                Err(SessionError::Load { graph: self.name, provider: self.provider, source })
-            }
+        let mut places = OutputSelector::default();
+        let failed = |error: ort::Error| SessionError::Load {
+            graph: self.name.clone(),
+            provider: self.provider,
+            source: message(&error),
+        };
+        for (name, shape) in outputs {
+            let place = Tensor::<f32>::new(&Allocator::default(), shape.as_slice()).map_err(failed)?;
+            places = places.preallocate(name, place);
         }
+        let mut options = RunOptions::new().map_err(failed)?;
+        options.set("memory.enable_memory_arena_shrinkage", arena).map_err(failed)?;
+        self.options = options.with_outputs(places);
+        Ok(self)
     }
 
     /// Where it runs.

@@ -5,7 +5,7 @@ use std::fmt;
 use super::TrainError;
 use super::patients::{Sources, most_samples};
 use super::run::{kept_bytes, norms, patients};
-use crate::engine::graph::{Preset, Weights, training};
+use crate::engine::graph::{Machine, Preset, Weights, training};
 use crate::settings::TrainRecipe;
 use crate::vocabulary::organ::Organ;
 
@@ -49,9 +49,10 @@ pub fn prospect(recipe: &TrainRecipe) -> Result<Prospect, TrainError> {
         n_held_out: sources.choosing.len() + sources.measuring.len(),
         n_atlases: patients.atlases.len(),
         crop: recipe.crop,
-        trunk_bytes: training::backbone_step(&preset, recipe.crop, norms(recipe)).peak_bytes,
+        trunk_bytes: training::backbone_step(&preset, recipe.crop, norms(recipe), Machine::Processor)
+            .peak_bytes,
         mask_sides,
-        mask_bytes: training::mask_step(&preset, mask_sides).peak_bytes,
+        mask_bytes: training::mask_step(&preset, mask_sides, Machine::Processor).peak_bytes,
         kept_bytes: kept_bytes(recipe),
         state_bytes: (copies * 4 * n_weights) as u64,
         sample_bytes: (most_samples() * recipe.crop.iter().product::<usize>() * BYTES_OF_A_VOXEL) as u64,

@@ -15,8 +15,10 @@ use super::scatter::add_cells;
 use super::targets::{RefinementCounts, RefinementSample, Truth, class_weights, refinement_samples};
 use crate::engine::graph::preset::{N_ANCHORS, N_CLASSES};
 use crate::engine::graph::training::{self, TrainingGraph};
-use crate::engine::graph::{Adam, AdamRates, LOSS_SCALE, LossScale, Norms, Preset, Weights, mixed};
-use crate::engine::runtime::session::{Input, Outputs, Runtime, Session, SessionError, SessionOptions};
+use crate::engine::graph::{Adam, AdamRates, LOSS_SCALE, LossScale, Machine, Norms, Preset, Weights, mixed};
+use crate::engine::runtime::session::{
+    Input, Outputs, Provider, Runtime, Session, SessionError, SessionOptions,
+};
 use crate::learning::dataset::{OrganSet, Sample};
 use crate::pipeline::network::NetworkBox;
 use crate::pipeline::network::box_coding::encode;
@@ -57,6 +59,14 @@ pub(super) struct Trainer {
     masks: MaskSessions,
 }
 
+/// What graphs are written for. Halves of floats would lose too many digits by Winograd.
+fn machine_of(options: &SessionOptions, is_mixed: bool) -> Machine {
+    match options.provider {
+        Provider::Cpu if !is_mixed => Machine::Processor,
+        _ => Machine::Gpu,
+    }
+}
+
 /// A training graph, ready to run.
 struct Loaded {
     session: Session,
@@ -77,7 +87,8 @@ struct Features {
 /// Anchors of one step that are compared, so that an untrained network does not spend the step on comparing boxes.
 const MOST_COMPARED: usize = 600;
 
-/// A graph that needs more gives its memory back after each run, so that a step needs what its largest graph needs.
+/// A graph that needs more on a GPU gives its memory back after each run, so that a step needs what its largest graph
+/// needs; on a processor each does, where that costs little.
 const MOST_KEPT_BYTES: u64 = 1 << 30;
 
 impl Trainer {
@@ -98,8 +109,9 @@ impl Trainer {
         let load = |name: &str, graph| {
             Loaded::new(runtime, name, graph, &options, scale).map_err(TrainError::Session)
         };
-        let forward = load("forward", training::forward(&preset, crop, norms))?;
-        let backbone = load("backbone step", training::backbone_step(&preset, crop, norms))?;
+        let machine = machine_of(&options, scale.is_some());
+        let forward = load("forward", training::forward(&preset, crop, norms, machine))?;
+        let backbone = load("backbone step", training::backbone_step(&preset, crop, norms, machine))?;
         Ok(Self {
             runtime,
             preset,
@@ -312,9 +324,10 @@ impl Loaded {
         let bytes = rewritten.as_ref().unwrap_or(&graph.bytes);
         let mut session = Session::from_bytes(runtime, name, bytes, options)?;
         let mut kept_bytes = graph.peak_bytes;
-        if kept_bytes > MOST_KEPT_BYTES {
-            session = session.giving_memory_back()?;
-            kept_bytes = 0;
+        if options.provider == Provider::Cpu || kept_bytes > MOST_KEPT_BYTES {
+            session = session.giving_memory_back(&graph.outputs)?;
+            kept_bytes =
+                graph.outputs.iter().map(|(_, shape)| 4 * shape.iter().product::<usize>() as u64).sum();
         }
         Ok(Self {
             session,

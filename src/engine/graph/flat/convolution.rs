@@ -1,43 +1,9 @@
-//! Convolutions in the flat layout: Winograd along depth, 2-D in the plane.
+//! Machine in the flat layout: Winograd along depth, 2-D in the plane.
 
 use super::{Flat, Map, NoFlatForm, int, ints};
 use crate::engine::graph::layers::narrow;
 use crate::engine::graph::onnx::NodeProto;
-
-/// Slices that Winograd's transforms mix, and what they make of them.
-const TAPS_IN: usize = 6;
-const TAPS_OUT: usize = 4;
-
-/// Input transform, rows of the output.
-const INPUT: [[f32; TAPS_IN]; TAPS_IN] = [
-    [4.0, 0.0, -5.0, 0.0, 1.0, 0.0],
-    [0.0, -4.0, -4.0, 1.0, 1.0, 0.0],
-    [0.0, 4.0, -4.0, -1.0, 1.0, 0.0],
-    [0.0, -2.0, -1.0, 2.0, 1.0, 0.0],
-    [0.0, 2.0, -1.0, -2.0, 1.0, 0.0],
-    [0.0, 4.0, 0.0, -5.0, 0.0, 1.0],
-];
-
-/// Weight transform.
-const WEIGHT: [[f64; 3]; TAPS_IN] = [
-    [1.0 / 4.0, 0.0, 0.0],
-    [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
-    [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
-    [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
-    [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
-    [0.0, 0.0, 1.0],
-];
-
-/// Output transform.
-const OUTPUT: [[f32; TAPS_IN]; TAPS_OUT] = [
-    [1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
-    [0.0, 1.0, -1.0, 2.0, -2.0, 0.0],
-    [0.0, 1.0, 1.0, 4.0, 4.0, 0.0],
-    [0.0, 1.0, -1.0, 8.0, -8.0, 1.0],
-];
-
-/// The transformed slice that carries the bias: the output transform spreads it evenly, `(1, 1, 1, 1)`.
-const BIAS_AT: usize = 1;
+use crate::engine::graph::winograd::{BIAS_AT, INPUT, OUTPUT, TAPS_IN, TAPS_OUT, WEIGHT};
 
 impl Flat {
     pub(super) fn convolution(&mut self, node: &NodeProto) -> Result<Map, NoFlatForm> {

@@ -2,7 +2,7 @@
 
 use rand::Rng;
 
-use super::{Features, Loaded, Trainer, named};
+use super::{Features, Loaded, Trainer, machine_of, named};
 use crate::engine::graph::training;
 use crate::engine::runtime::session::{Input, SessionError};
 use crate::learning::dataset::{OrganSet, Sample};
@@ -106,8 +106,10 @@ impl Trainer {
         let mut loaded = match self.masks.take(region.shape()) {
             Some(loaded) => loaded,
             None => {
-                let graph = training::mask_step(&self.preset, region.shape());
-                Loaded::new(self.runtime, "mask step", graph, &self.options, self.adam.loss_scale)?
+                let scale = self.adam.loss_scale;
+                let machine = machine_of(&self.options, scale.is_some());
+                let graph = training::mask_step(&self.preset, region.shape(), machine);
+                Loaded::new(self.runtime, "mask step", graph, &self.options, scale)?
             }
         };
         let trained = loaded.trained.clone();

@@ -21,8 +21,9 @@ const ROWS: usize = 6;
 /// Allowed difference of a gradient as a share of its length.
 const TOLERANCE: f64 = 2e-4;
 
-fn sample() -> Sample {
-    let image = Array3::from_shape_vec(SIDES, hashed("whole image", SIDES.iter().product())).unwrap();
+fn sample(number: &serde_json::Value) -> Sample {
+    let name = format!("whole image {number}");
+    let image = Array3::from_shape_vec(SIDES, hashed(&name, SIDES.iter().product())).unwrap();
     let mut organs = Array3::zeros(SIDES);
     for (organ, [z0, y0, x0], [z1, y1, x1]) in [
         (Organ::LensR, [20, 22, 8], [23, 27, 12]),
@@ -39,11 +40,14 @@ fn sample() -> Sample {
 #[expect(clippy::print_stderr, reason = "the figure is quoted in docs/training.md")]
 fn a_whole_step_is_that_of_pytorch() {
     let Some(runtime) = runtime_of_tests("a_whole_step_is_that_of_pytorch") else { return };
+    let text = include_str!("../../../../tests/reference/whole_step.json");
+    let mut all: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).unwrap();
+    assert!(all.remove("made by").is_some());
+    let sample = sample(&all.remove("image").unwrap());
     let weights = hashed_weights(&Preset::starter());
     let options = SessionOptions { threads: 2, provider: Provider::Cpu };
     let mut trainer =
         Trainer::new(runtime, options, SIDES, Norms::Batch, 1 << 30, weights, Adam::default()).unwrap();
-    let sample = sample();
     let boxes = true_boxes(&sample.organs, sample.annotated, &trainer.preset);
     let body = BodyCount::of(sample.image.view());
     let truth = Truth { boxes: &boxes, annotated: sample.annotated, body: &body };
@@ -68,9 +72,6 @@ fn a_whole_step_is_that_of_pytorch() {
     let mut rng = Pcg64::seed_from_u64(1);
     let running = trainer.backbone(&features, &truth, &mut rng, &mut gradients, &mut losses).unwrap();
 
-    let text = include_str!("../../../../tests/reference/whole_step.json");
-    let mut all: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).unwrap();
-    assert!(all.remove("made by").is_some());
     let mut expected: BTreeMap<String, Vec<f64>> =
         all.into_iter().map(|(name, value)| (name, serde_json::from_value(value).unwrap())).collect();
     let mut off = BTreeMap::new();
