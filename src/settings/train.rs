@@ -345,10 +345,14 @@ mod tests {
             "train.yaml",
             "train-dataset.yaml",
             "ablation.yaml",
+            "one-anatomy.yaml",
             "starter.yaml",
             "starter-2.yaml",
             "starter-3.yaml",
             "starter-4.yaml",
+            "starter-5.yaml",
+            "starter-6.yaml",
+            "starter-7.yaml",
         ];
         for name in names {
             let recipe = TrainRecipe::parse(&shipped(name), Path::new(name)).unwrap();

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
 use super::plot::{box_plot, round_above};
 use super::{Evaluation, WorstPicture, paper};
+use crate::learning::evaluate::doubt::BAD_DICE;
 use crate::learning::evaluate::summary::{Estimate, mean_over_organs};
-use crate::learning::evaluate::{Measure, RESAMPLES, SEED, Summary};
+use crate::learning::evaluate::{DoubtReport, Judged, Measure, RESAMPLES, SEED, Summary};
 use crate::vocabulary::organ::Organ;
 
 /// Columns of the table of organs, each with what a reader sees.
@@ -30,6 +34,7 @@ pub(super) fn page(evaluation: &Evaluation, worst: &BTreeMap<Organ, WorstPicture
         organ_table(evaluation, &summaries),
         plots(&summaries),
         beside_the_paper(evaluation, &summaries),
+        doubt(evaluation),
         worst_cases(worst),
         case_table(evaluation),
         how_to_read(),
@@ -223,6 +228,47 @@ fn beside_the_paper(evaluation: &Evaluation, summaries: &BTreeMap<Organ, Summary
     )
 }
 
+/// Which contours the model said need a look, and whether they did.
+fn doubt(evaluation: &Evaluation) -> String {
+    let judged = evaluation.judged();
+    let Some(report) = DoubtReport::of(&judged) else { return String::new() };
+    let row = |name: &str, of: &[&Judged]| {
+        let count = |wanted: fn(&Judged) -> bool| of.iter().filter(|one| wanted(one)).count();
+        let expected: Vec<f64> = of.iter().filter_map(|one| one.expected_dice).collect();
+        let mean = |values: &[f64]| {
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            if values.is_empty() { "–".to_owned() } else { format!("{mean:.2}") }
+        };
+        let real: Vec<f64> = of.iter().map(|one| one.dice).collect();
+        format!(
+            "<tr><td>{name}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            of.len(),
+            count(|one| one.needs_a_look),
+            count(|one| one.needs_a_look && one.dice < BAD_DICE),
+            count(|one| !one.needs_a_look && one.dice < BAD_DICE),
+            mean(&expected),
+            mean(&real)
+        )
+    };
+    let rows: String = Organ::ALL
+        .into_iter()
+        .map(|organ| (organ, judged.iter().filter(|one| one.organ == organ).collect::<Vec<_>>()))
+        .filter(|(_, of)| !of.is_empty())
+        .map(|(organ, of)| row(organ.paper_name(), &of))
+        .collect();
+    let number = |value: Option<f64>| value.map_or_else(|| "unknown".to_owned(), |v| format!("{v:.2}"));
+    format!(
+        "<h2>Doubt</h2>\n<p>Contours that the model said need a look, and those it should have said it of: a DSC below {BAD_DICE}. \
+         Between the DSC that it expected and the real one the correlation is {}; a bad contour had the lower expectation of the two in \
+         {} of the pairs with one that is not bad (area under the ROC curve).</p>\n\
+         <div class=\"scroll\"><table><tr><th>organ</th><th>contours</th><th>to check</th><th>of these<br>bad</th>\
+         <th>bad and<br>not said</th><th>DSC<br><small>expected</small></th><th>DSC<br><small>real</small></th></tr>{rows}{}</table></div>",
+        number(report.correlation),
+        number(report.auc),
+        row("all", &judged.iter().collect::<Vec<_>>())
+    )
+}
+
 fn worst_cases(worst: &BTreeMap<Organ, WorstPicture>) -> String {
     if worst.is_empty() {
         return String::new();
@@ -243,7 +289,7 @@ fn worst_cases(worst: &BTreeMap<Organ, WorstPicture>) -> String {
             number(Measure::Hd95),
             organ.paper_name(),
             escape(&picture.case),
-            base64(&picture.png)
+            BASE64_STANDARD.encode(&picture.png)
         )
     };
     let mut sorted: Vec<_> = worst.iter().collect();
@@ -271,7 +317,11 @@ fn case_table(evaluation: &Evaluation) -> String {
         let organs: Vec<String> = case
             .organs
             .iter()
-            .map(|(organ, c)| format!("{} {:.2}", organ.paper_name(), c.dice.unwrap_or(0.0)))
+            .map(|(organ, c)| {
+                let needs_a_look = case.judged.iter().any(|one| one.organ == *organ && one.needs_a_look);
+                let check = if needs_a_look { " <b>check</b>" } else { "" };
+                format!("{} {:.2}{check}", organ.paper_name(), c.dice.unwrap_or(0.0))
+            })
             .chain(case.left_out.iter().map(|line| format!("<span class=\"soft\">{}</span>", escape(line))))
             .collect();
         format!(
@@ -283,7 +333,7 @@ fn case_table(evaluation: &Evaluation) -> String {
     let rows: String = evaluation.cases.iter().map(row).collect();
     format!(
         "<h2>Cases</h2>\n<details><summary>All {} cases</summary><div class=\"scroll\"><table>\
-         <tr><th>case</th><th>organs</th><th>mean DSC</th><th>DSC of each organ; drawings left out</th></tr>{rows}</table></div></details>",
+         <tr><th>case</th><th>organs</th><th>mean DSC</th><th>DSC of each organ, what the model said to check; drawings left out</th></tr>{rows}</table></div></details>",
         evaluation.cases.len()
     )
 }
@@ -304,32 +354,10 @@ fn how_to_read() -> String {
     )
 }
 
-/// RFC 4648.
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let bits =
-            group.iter().enumerate().fold(0_u32, |bits, (n, byte)| bits | u32::from(*byte) << (16 - 8 * n));
-        for n in 0..4_usize {
-            let index = (bits >> (18 - 6 * n) & 63) as usize;
-            text.push(if n <= group.len() { char::from(LETTERS[index]) } else { '=' });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tests::{comparison, evaluation};
     use super::*;
-
-    /// The examples of RFC 4648, section 10.
-    #[test]
-    fn base64_of_the_standard() {
-        let found = ["", "f", "fo", "foo", "foob", "fooba", "foobar"].map(|text| base64(text.as_bytes()));
-        assert_eq!(found, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"]);
-    }
 
     #[test]
     fn the_page_says_what_it_must_and_fetches_nothing() {
@@ -353,6 +381,11 @@ mod tests {
             "86.25",
             "base64,Zm9v",
             "2000 resamples, seed 95",
+            "the correlation is -0.70",
+            "0.00 of the pairs",
+            "<td>Brain stem</td><td>1</td><td>1</td><td>0</td><td>0</td><td>0.55</td><td>0.80</td>",
+            "<td>all</td><td>3</td><td>2</td><td>0</td><td>1</td><td>0.52</td><td>0.68</td>",
+            "Parotid L 0.75 <b>check</b>",
             "<b>0.575</b>mean DSC over organs",
         ] {
             assert!(text.contains(wanted), "{wanted} is missing in {text}");

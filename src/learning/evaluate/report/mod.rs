@@ -169,6 +169,7 @@ fn put(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 pub(super) mod tests {
     use super::*;
     use crate::learning::evaluate::{AddedPath, SurfaceDistances};
+    use crate::pipeline::anatomy::Signs;
 
     pub(in crate::learning::evaluate) fn comparison(dice: f64, hd95_mm: Option<f64>) -> Comparison {
         let distances = |hd95_mm| SurfaceDistances {
@@ -200,6 +201,27 @@ pub(super) mod tests {
         };
         let mut first = case("pt_1", comparison(0.8, Some(3.0)));
         first.drawn = first.drawn.union(OrganSet::of(Organ::BrainStem));
+        let signs = Signs {
+            detection_probability: 0.5,
+            promised_dice: 0.5,
+            volume_cm3: 7.5,
+            side_ratio: None,
+            removed_share: 0.0,
+            truncated: false,
+            mirror_dice: None,
+        };
+        let judge = |organ, expected_dice, needs_a_look, dice| Judged {
+            organ,
+            signs: signs.clone(),
+            expected_dice,
+            needs_a_look,
+            dice,
+        };
+        first.judged = vec![
+            judge(Organ::BrainStem, Some(0.55), true, 0.8),
+            judge(Organ::ParotidL, Some(0.25), true, 0.75),
+            judge(Organ::Mandible, Some(0.75), false, 0.5),
+        ];
         first.left_out = vec!["Larynx left out: 900 cm3".to_owned()];
         let second = case("pt_2, <b>", comparison(0.0, None));
         let failed = EvaluatedCase {
