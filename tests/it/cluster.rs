@@ -517,6 +517,27 @@ fn the_job_of_a_dead_node_is_taken_over_within_its_lease_and_five_seconds() {
     wait_within(LONG, "the structure set", || cluster.jobs().first().is_some_and(contoured).then_some(()));
 }
 
+/// A late instance is acknowledged without asking the database, since its node has announced the series; the node dies
+/// before it tells anybody. The others find it by the announcement.
+#[test]
+fn a_late_instance_that_only_a_dead_node_knew_of_is_found() {
+    let Some(mut cluster) = Cluster::start(&Plan::default()) else { return };
+    let (series, acknowledged) = ("1.2.95", Acknowledged::default());
+    let mut wire = Wire::associated(cluster.nodes[0].address);
+    for (k, (uid, bytes)) in slices(series, 4).into_iter().enumerate() {
+        if k == 3 {
+            let is_complete = |job: &JobDetail| job.state == SeriesState::Complete;
+            wait_within(LONG, "the first version", || {
+                cluster.jobs().first().is_some_and(is_complete).then_some(())
+            });
+        }
+        assert_eq!(wire.store(&uid, &bytes), 0);
+        acknowledged.lock().unwrap().entry(series.to_owned()).or_default().insert(uid, bytes);
+    }
+    cluster.nodes[0].kill();
+    eprintln!("{}", cluster.require_everything_once(&acknowledged));
+}
+
 /// A node that is paused for longer than its lease is taken for dead. When it wakes it tells the others again before it
 /// acknowledges anything, so that what it has is found when it dies at once.
 #[test]
