@@ -64,6 +64,9 @@ pub enum JobsAction {
         #[arg(long, value_name = "AET@HOST:PORT")]
         to: Option<String>,
     },
+    /// Have the series in the bucket looked at again that the database does not know, as after its restoration from a
+    /// backup. What was delivered is not delivered again.
+    Recover,
     /// Instances that were not taken because their SOP Instance UID was known with other content.
     Quarantine {
         /// What to do.

@@ -15,8 +15,8 @@ use crate::engine::runtime::session::Runtime;
 use crate::learning::model::ModelRegistry;
 use crate::pipeline::delivery::Destination;
 use crate::pipeline::ingest::free_mb;
-use crate::service::store::{DeliveryState, FILE_NAME, JobState, Place, Store, StoreError};
-use crate::service::{scu_timeouts, tls_server};
+use crate::service::store::{DeliveryState, JobState, Place, Store, StoreError, now_ms};
+use crate::service::{objects_of, place, scu_timeouts, tls_server};
 use crate::settings::{ServiceSettings, Template, load_rules};
 use crate::vocabulary::causes::with_causes;
 
@@ -64,6 +64,7 @@ pub(super) fn run(args: CheckArgs, runtime: &RuntimeChoice) -> CommandResult {
         findings.push(data_folder(settings));
         findings.push(disk(settings));
         findings.push(database(settings)?);
+        findings.extend(object_store(settings));
         findings.push(open_door(settings));
         findings.push(secrecy(settings));
         findings.push(model(settings));
@@ -142,21 +143,31 @@ fn disk(settings: &ServiceSettings) -> Finding {
 
 /// Whether the database of the data folder answers, and what in it waits for a person.
 fn database(settings: &ServiceSettings) -> std::io::Result<Finding> {
-    let path = settings.data_folder().join(FILE_NAME);
-    if !path.is_file() {
+    let place = match place(settings) {
+        Ok(place) => place,
+        Err(error) => return Ok(Finding::bad("database", with_causes(&error))),
+    };
+    if let Place::File(path) = &place
+        && !path.is_file()
+    {
         return Ok(Finding::ok("database", "none yet: it is made at the first start"));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let counted = runtime.block_on(async {
-        let store = Store::open_existing(&Place::File(path.clone())).await?;
+        let store = Store::open_existing(&place).await?;
+        if settings.store.is_some() {
+            store.probe().await?;
+        }
+        let now_ms = now_ms();
+        let alive = store.nodes().await?.into_iter().filter(|node| node.alive_until_ms >= now_ms).count();
         let jobs = store.job_counts().await?;
         let deliveries = store.delivery_counts().await?;
         let peers: Vec<_> = settings.destinations.iter().map(|d| &d.to).collect();
         let elsewhere = store.pending_elsewhere(&peers).await?;
         store.close().await;
-        Ok::<_, StoreError>((jobs, deliveries, elsewhere))
+        Ok::<_, StoreError>((jobs, deliveries, elsewhere, alive))
     });
-    let (jobs, deliveries, elsewhere) = match counted {
+    let (jobs, deliveries, elsewhere, alive) = match counted {
         Ok(counted) => counted,
         Err(error) => return Ok(Finding::bad("database", with_causes(&error))),
     };
@@ -173,9 +184,27 @@ fn database(settings: &ServiceSettings) -> std::io::Result<Finding> {
         notes.push(format!("{n} deliveries wait for {destination}, which the settings do not name"));
     }
     if notes.is_empty() {
-        return Ok(Finding::ok("database", format_args!("{} answers", path.display())));
+        let nodes =
+            if settings.store.is_some() { format!(", {alive} nodes work on it") } else { String::new() };
+        return Ok(Finding::ok("database", format_args!("{place} answers{nodes}")));
     }
     Ok(Finding::note("database", notes.join("; ")))
+}
+
+/// Whether the bucket does everything that the nodes of a cluster need; tried with an object of its own.
+fn object_store(settings: &ServiceSettings) -> Option<Finding> {
+    let shared = settings.store.as_ref()?;
+    let unique = format!("check-{}", uuid::Uuid::new_v4().simple());
+    let tried = objects_of(shared)
+        .map_err(|error| with_causes(&error))
+        .and_then(|objects| objects.probe(&unique).map_err(|error| with_causes(&error)));
+    Some(match tried {
+        Ok(()) => Finding::ok(
+            "object store",
+            format_args!("{}: writes, reads, lists, moves, removes, and keeps what is there", shared.s3),
+        ),
+        Err(error) => Finding::bad("object store", error),
+    })
 }
 
 fn open_door(settings: &ServiceSettings) -> Finding {

@@ -19,7 +19,7 @@ use crate::learning::evaluate::{
 };
 use crate::picture::{Outline, closeup};
 use crate::pipeline::contours::{TraceOptions, fill};
-use crate::pipeline::delivery::replace;
+use crate::pipeline::objects::replace;
 use crate::pipeline::{ContouredOrgan, ContouringModel, find_organs, rtstruct};
 use crate::service::mint::Mint;
 use crate::settings::{StructureTemplate, text_of_calibration};

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use super::{CommandResult, say, tell};
 use crate::cli::CheckArgs;
-use crate::pipeline::ingest::Spool;
+use crate::pipeline::ingest::{Spool, StoredInstance};
 use crate::pipeline::series::{Choice, Explained, Priority, Subject};
+use crate::service::{bucket_reader, objects_of};
 use crate::settings::{ServiceSettings, load_rules};
 use crate::vocabulary::dicom::SeriesInstanceUid;
 
@@ -18,7 +19,8 @@ const MAX_INFLATED_BYTES: u64 = 1 << 32;
 pub(super) fn run(args: &CheckArgs, series: &str) -> CommandResult {
     let settings = args.config.as_deref().map(ServiceSettings::load).transpose()?.unwrap_or_default();
     let rules = load_rules(&settings)?;
-    let (paths, calling) = instances(&settings, series)?;
+    let fetched = tempfile::tempdir()?;
+    let (paths, calling) = instances(&settings, series, fetched.path())?;
     let calling = args.calling.as_ref().map(ToString::to_string).or(calling);
     let Some(subject) = Subject::of_series(&paths, calling.as_deref())? else {
         tell(format_args!("{series}: neither a folder with instances nor a series that was received"));
@@ -39,6 +41,7 @@ pub(super) fn run(args: &CheckArgs, series: &str) -> CommandResult {
 fn instances(
     settings: &ServiceSettings,
     series: &str,
+    fetched: &Path,
 ) -> Result<(Vec<PathBuf>, Option<String>), Box<dyn Error + Send + Sync>> {
     let folder = Path::new(series);
     if folder.is_dir() {
@@ -53,9 +56,19 @@ fn instances(
         return Ok((paths, None));
     }
     let Ok(uid) = SeriesInstanceUid::parse(series) else { return Ok((Vec::new(), None)) };
+    if let Some(shared) = &settings.store {
+        let bucket = bucket_reader(objects_of(shared)?);
+        let uids = bucket.shared_uids(&uid)?;
+        let stored = bucket.instances(&uid, &uids, fetched)?;
+        return Ok(paths_and_calling(stored));
+    }
     let stored = Spool::stored_series(&settings.data_folder(), &uid, MAX_INFLATED_BYTES)?;
+    Ok(paths_and_calling(stored))
+}
+
+fn paths_and_calling(stored: Vec<StoredInstance>) -> (Vec<PathBuf>, Option<String>) {
     let calling = stored.iter().find_map(|i| i.clue.calling_ae_title.as_ref()).map(ToString::to_string);
-    Ok((stored.into_iter().map(|i| i.path).collect(), calling))
+    (stored.into_iter().map(|i| i.path).collect(), calling)
 }
 
 fn tell_people(explained: &Explained, settings: &ServiceSettings) {

@@ -4,7 +4,6 @@
 
 use std::error::Error;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use time::OffsetDateTime;
@@ -14,9 +13,9 @@ use super::{CommandResult, say, tell};
 use crate::cli::{JobsAction, JobsArgs, QuarantineAction};
 use crate::service::quarantine::Quarantine;
 use crate::service::store::{
-    Delivery, DeliveryState, FILE_NAME, JobDetail, JobFilter, JobState, JobSummary, Place, State, Store,
-    VersionDetail, now_ms,
+    Delivery, DeliveryState, JobDetail, JobFilter, JobState, JobSummary, State, Store, VersionDetail, now_ms,
 };
+use crate::service::{objects_of, place, recover};
 use crate::settings::ServiceSettings;
 use crate::vocabulary::dicom::SeriesInstanceUid;
 
@@ -24,24 +23,24 @@ type AnyError = Box<dyn Error + Send + Sync>;
 
 /// Runs the command.
 pub(super) fn run(args: JobsArgs) -> CommandResult {
-    let folder = data_folder(&args)?;
+    let settings = settings(&args)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let store = Store::open_existing(&Place::File(folder.join(FILE_NAME))).await?;
-        let outcome = act(&store, &folder, &args).await;
+        let store = Store::open_existing(&place(&settings)?).await?;
+        let outcome = act(&store, &settings, &args).await;
         store.close().await;
         outcome
     })
 }
 
-/// The data folder that the arguments or the settings name.
-fn data_folder(args: &JobsArgs) -> Result<PathBuf, AnyError> {
+/// The settings, with the data folder that the arguments name.
+fn settings(args: &JobsArgs) -> Result<ServiceSettings, AnyError> {
     let mut settings = args.config.as_deref().map(ServiceSettings::load).transpose()?.unwrap_or_default();
     settings.data_dir = args.data_dir.clone().or(settings.data_dir);
-    Ok(settings.data_folder())
+    Ok(settings)
 }
 
-async fn act(store: &Store, folder: &Path, args: &JobsArgs) -> CommandResult {
+async fn act(store: &Store, settings: &ServiceSettings, args: &JobsArgs) -> CommandResult {
     match &args.action {
         JobsAction::List { state, limit } => list(store, state, *limit, args.json).await,
         JobsAction::Show { series } => show(store, series, args.json).await,
@@ -50,7 +49,8 @@ async fn act(store: &Store, folder: &Path, args: &JobsArgs) -> CommandResult {
             None => retry_failed(store).await,
         },
         JobsAction::Resend { series, version, to } => resend(store, series, *version, to.as_deref()).await,
-        JobsAction::Quarantine { action } => quarantine(store, folder, action, args.json).await,
+        JobsAction::Recover => recover_all(store, settings).await,
+        JobsAction::Quarantine { action } => quarantine(store, settings, action, args.json).await,
     }
 }
 
@@ -240,8 +240,31 @@ async fn resend(
     Ok(ExitCode::FAILURE)
 }
 
-async fn quarantine(store: &Store, folder: &Path, action: &QuarantineAction, json: bool) -> CommandResult {
-    let quarantine = Quarantine::of(folder);
+async fn recover_all(store: &Store, settings: &ServiceSettings) -> CommandResult {
+    let Some(shared) = &settings.store else {
+        tell("a node without store looks at every series by itself at each start: restart it");
+        return Ok(ExitCode::FAILURE);
+    };
+    let found = recover(store, &objects_of(shared)?, now_ms()).await?;
+    for series in &found {
+        say(format_args!("{series} is looked at again"));
+    }
+    if found.is_empty() {
+        tell("the database knows every series in the bucket");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn quarantine(
+    store: &Store,
+    settings: &ServiceSettings,
+    action: &QuarantineAction,
+    json: bool,
+) -> CommandResult {
+    let quarantine = match &settings.store {
+        Some(shared) => Quarantine::of_bucket(objects_of(shared)?),
+        None => Quarantine::of(&settings.data_folder()),
+    };
     match action {
         QuarantineAction::List => {
             let found = quarantine.list()?;

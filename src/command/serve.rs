@@ -28,9 +28,15 @@ pub(super) fn run(args: ServeArgs, runtime: &RuntimeChoice) -> CommandResult {
         }
         say(format_args!("{} listens on {}", settings.ae_title, service.address()));
         if let Some(address) = service.http_address() {
-            say(format_args!("http://{address}/health and /metrics"));
+            say(format_args!("http://{address}/health, /ready and /metrics"));
         }
-        say(format_args!("instances, results and the outbox lie in {}", settings.data_folder().display()));
+        match &settings.store {
+            None => {
+                let folder = settings.data_folder();
+                say(format_args!("instances, results and the outbox lie in {}", folder.display()));
+            }
+            Some(shared) => say(format_args!("instances, results and the outbox lie in {}", shared.s3)),
+        }
         say(format_args!(
             "model {name} on {provider}; research software, not for clinical use without review"
         ));

@@ -5,6 +5,7 @@ pub mod contours;
 pub mod delivery;
 pub mod ingest;
 pub mod network;
+pub mod objects;
 pub mod rtstruct;
 pub mod series;
 pub mod structures;

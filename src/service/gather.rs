@@ -1,22 +1,25 @@
 //! From instances to versions: what arrived is gathered, and what is complete gets its job in the store.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::error::Error;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::OwnedPermit;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
-use super::store::{NewVersion, Store, StoreError, now_ms};
+use super::Member;
+use super::cluster::{Arrival, TICK, Trouble};
+use super::store::{NewVersion, Store, StoreError, millis, now_ms};
 use crate::pipeline::delivery::{ScuTimeouts, count_instances};
-use crate::pipeline::ingest::{OnDisk, Spool, StoredInstance};
+use crate::pipeline::ingest::{OnDisk, Spool, SpoolError, StoredInstance};
+use crate::pipeline::objects::Objects;
 use crate::pipeline::series::{
     Choice, Gathered, Gathering, Patience, Question, Rules, Subject, fingerprint_of,
 };
 use crate::vocabulary::causes::with_causes;
-use crate::vocabulary::dicom::instance::InstanceError;
-use crate::vocabulary::dicom::{AeTitle, Peer, SeriesInstanceUid};
+use crate::vocabulary::dicom::{AeTitle, Peer, SeriesInstanceUid, SopInstanceUid};
 
 /// SOP classes that become a series to contour: CT Image, Enhanced CT, Legacy Converted Enhanced CT.
 const CT_CLASSES: [&str; 3] =
@@ -29,8 +32,10 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Gatherer {
     pub(super) store: Arc<Store>,
     pub(super) spool: Arc<Spool>,
-    /// Folder of finished structure sets.
-    pub(super) results: PathBuf,
+    /// Finished structure sets.
+    pub(super) results: Objects,
+    /// Folder for instances that are fetched for the rules.
+    pub(super) working: PathBuf,
     pub(super) patience: Patience,
     /// Which series are contoured, and how; all alike without.
     pub(super) rules: Option<Arc<Rules>>,
@@ -170,16 +175,23 @@ impl Gatherer {
     async fn choose(&self, gathered: &Gathered) -> Choice {
         let Some(rules) = self.rules.clone() else { return Choice::default() };
         let calling = gathered.instances.iter().find_map(|i| i.clue.calling_ae_title.clone());
-        let paths: Vec<PathBuf> = gathered.instances.iter().map(|i| i.path.clone()).collect();
-        let asked = tokio::task::spawn_blocking(move || {
-            let subject = Subject::of_series(&paths, calling.as_ref().map(|title| title.as_str()))?;
-            Ok::<_, InstanceError>(subject.map(|subject| rules.explain(&subject).choice))
-        });
+        let mut instances = gathered.instances.clone();
         let series = &gathered.series_instance_uid;
+        let (spool, uid, working) = (Arc::clone(&self.spool), series.clone(), self.working.clone());
+        let asked = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(&working)?;
+            let fetched = tempfile::tempdir_in(&working)?;
+            if spool.is_shared() {
+                instances = spool.instances(&uid, &first_middle_last(&instances), fetched.path())?;
+            }
+            let paths: Vec<PathBuf> = instances.into_iter().map(|instance| instance.path).collect();
+            let subject = Subject::of_series(&paths, calling.as_ref().map(|title| title.as_str()))?;
+            Ok::<_, Box<dyn Error + Send + Sync>>(subject.map(|subject| rules.explain(&subject).choice))
+        });
         match asked.await {
             Ok(Ok(choice)) => choice.unwrap_or_default(),
             Ok(Err(error)) => {
-                tracing::warn!(%series, error = with_causes(&error), "the rules cannot look at this series");
+                tracing::warn!(%series, error = with_causes(&*error), "the rules cannot look at this series");
                 Choice::default()
             }
             Err(panic) => {
@@ -190,46 +202,207 @@ impl Gatherer {
     }
 
     async fn write(&self, gathered: &Gathered, choice: &Choice) -> Result<(), StoreError> {
-        let series = &gathered.series_instance_uid;
         let fingerprint = fingerprint_of(gathered.instances.iter().map(|i| &i.sop_instance_uid));
-        let new = NewVersion {
-            series,
-            instances: &gathered.instances,
-            fingerprint: &fingerprint,
-            choice,
-            why: &gathered.why,
-            at_least: self.number_on_disk(series, &fingerprint),
-            not_before_ms: now_ms(),
-        };
+        let number = self.number_by_results(&gathered.series_instance_uid, &fingerprint).await;
+        let new = new_version(gathered, choice, &fingerprint, number);
         let version = self.store.complete(&new, now_ms()).await?;
-        let n_instances = gathered.instances.len();
-        let (rule, is_passed_over) = (choice.rule.as_deref(), choice.passed_over.is_some());
-        tracing::info!(%series, version, n_instances, why = gathered.why, rule, is_passed_over, "series complete");
-        self.wake.notify_one();
+        self.completed(gathered, choice, version);
         Ok(())
     }
 
-    /// The number that a version has by the results on disk, where the store does not know it: that of its own result,
-    /// else one more than the last. 1 without results.
-    fn number_on_disk(&self, series: &SeriesInstanceUid, fingerprint: &str) -> u32 {
-        let results = numbered_results(&self.results.join(series.as_str()));
+    fn completed(&self, gathered: &Gathered, choice: &Choice, version: u32) {
+        let (series, n_instances) = (&gathered.series_instance_uid, gathered.instances.len());
+        let (rule, is_passed_over) = (choice.rule.as_deref(), choice.passed_over.is_some());
+        tracing::info!(%series, version, n_instances, why = gathered.why, rule, is_passed_over, "series complete");
+        self.wake.notify_one();
+    }
+
+    /// The number that a version has by the results that are kept, where the store does not know it: that of its own
+    /// result, else one more than the last. 1 without results.
+    async fn number_by_results(&self, series: &SeriesInstanceUid, fingerprint: &str) -> u32 {
+        let (results, folder) = (self.results.clone(), series.to_string());
+        let listed = tokio::task::spawn_blocking(move || results.list(&folder)).await;
+        let listed = listed.ok().and_then(Result::ok).unwrap_or_default();
+        let results: Vec<_> = listed.objects.iter().filter_map(|name| numbered_result(name)).collect();
         let own = results.iter().filter(|(_, mark)| fingerprint.starts_with(mark)).map(|(n, _)| *n).max();
         own.unwrap_or_else(|| results.iter().map(|(n, _)| *n).max().map_or(1, |last| last.saturating_add(1)))
     }
 }
 
-/// `vN-MARK.dcm` in a folder.
-fn numbered_results(folder: &Path) -> Vec<(u32, String)> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            let (number, mark) = name.strip_prefix('v')?.strip_suffix(".dcm")?.split_once('-')?;
-            (mark.len() == 16).then_some((number.parse().ok()?, mark.to_owned()))
-        })
-        .collect()
+/// A series that this node waits for, among several nodes.
+#[derive(Debug)]
+struct Watched {
+    /// Numbers of the arrivals that were looked at.
+    seen: BTreeSet<i64>,
+    /// Since when nothing is known of its instances.
+    since: Instant,
 }
 
-fn is_ct(instance: &StoredInstance) -> bool {
+/// Gathering where several nodes receive: what arrives is read in the database, and the bucket says what is there.
+impl Gatherer {
+    /// Gathers the series that nobody else waits for until `stop` turns true.
+    pub(super) async fn run_among(self, member: Member, mut stop: watch::Receiver<bool>) {
+        let mut gathering = Gathering::new(self.patience).asking(self.ask.keys().cloned());
+        let mut watched = BTreeMap::new();
+        let (answers, mut answered) = mpsc::channel(QUESTIONS);
+        let mut trouble = Trouble::default();
+        while !*stop.borrow() {
+            let looked = self.look(&member, &mut gathering, &mut watched).await;
+            trouble.tell(looked, "series that are coming in cannot be looked at; tried on");
+            while let Ok(place) = answers.clone().try_reserve_owned() {
+                let Some(question) = gathering.take_question(Instant::now()) else { break };
+                self.question(question, place);
+            }
+            tokio::select! {
+                Some((series, n_instances)) = answered.recv() => gathering.answer(&series, n_instances),
+                () = tokio::time::sleep(TICK) => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        }
+    }
+
+    async fn look(
+        &self,
+        member: &Member,
+        gathering: &mut Gathering,
+        watched: &mut BTreeMap<SeriesInstanceUid, Watched>,
+    ) -> Result<(), String> {
+        let Member { node, lease } = member;
+        let failed = |error: StoreError| with_causes(&error);
+        let until_ms = now_ms().saturating_add(millis(*lease));
+        let ours = self.store.gather(node, until_ms, now_ms()).await.map_err(failed)?;
+        watched.retain(|series, _| {
+            let is_ours = ours.contains(series);
+            if !is_ours {
+                gathering.forget(series);
+            }
+            is_ours
+        });
+        if ours.is_empty() {
+            return Ok(());
+        }
+        let ids = self.store.arrival_ids(node).await.map_err(failed)?;
+        let is_new = |series: &SeriesInstanceUid, id: &i64| {
+            watched.get(series).is_none_or(|watched| !watched.seen.contains(id))
+        };
+        let new: Vec<i64> = ids
+            .iter()
+            .flat_map(|(series, ids)| ids.iter().filter(|id| is_new(series, id)))
+            .copied()
+            .collect();
+        for series in &ours {
+            let fresh = || Watched { seen: BTreeSet::new(), since: Instant::now() };
+            watched.entry(series.clone()).or_insert_with(fresh);
+        }
+        for arrivals in self.store.arrivals(&new).await.map_err(failed)? {
+            let series = &arrivals.series;
+            if let Some(watched) = watched.get_mut(series) {
+                watched.seen.insert(arrivals.id);
+                let noted: Vec<Arrival> = serde_json::from_str(&arrivals.instances).unwrap_or_default();
+                let noted = noted.into_iter().filter_map(|arrival| arrival.stored(series));
+                gathering.receive(noted.filter(is_ct), Instant::now());
+            }
+        }
+        // Of a node that died nobody has told what it has received.
+        for (series, watched) in watched.iter_mut() {
+            if !gathering.is_growing(series) && watched.since.elapsed() > self.patience.quiet {
+                watched.since = Instant::now();
+                let found = self.missing(series, &BTreeSet::new()).await?;
+                gathering.receive(found, Instant::now());
+            }
+        }
+        while let Some(gathered) = gathering.take_complete(Instant::now()) {
+            let series = gathered.series_instance_uid.clone();
+            let known = gathered.instances.iter().map(|i| i.sop_instance_uid.clone()).collect();
+            let missing = self.missing(&series, &known).await;
+            let written = match &missing {
+                Ok(missing) if missing.is_empty() => {
+                    self.write_among(node, &gathered, watched.get(&series)).await
+                }
+                _ => Ok(false),
+            };
+            if written == Ok(true) {
+                watched.remove(&series);
+                continue;
+            }
+            // What nobody noted, what came meanwhile, or a bucket or database that is away: it is waited for again.
+            gathering.receive(gathered.instances, Instant::now());
+            gathering.receive(missing?, Instant::now());
+            written?;
+        }
+        Ok(())
+    }
+
+    /// Instances in the bucket besides those that are known, read.
+    async fn missing(
+        &self,
+        series: &SeriesInstanceUid,
+        known: &BTreeSet<SopInstanceUid>,
+    ) -> Result<Vec<StoredInstance>, String> {
+        let (spool, uid, known) = (Arc::clone(&self.spool), series.clone(), known.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let mut uids = spool.shared_uids(&uid)?;
+            uids.retain(|uid| !known.contains(uid));
+            let instances = spool.shared_instances(&uid, &uids)?;
+            Ok::<_, SpoolError>(instances.into_iter().filter(is_ct).collect())
+        });
+        match read.await {
+            Ok(read) => read.map_err(|error| with_causes(&error)),
+            Err(panic) => Err(format!("instances cannot be read; please report this: {panic}")),
+        }
+    }
+
+    /// `false`: it is not ours to complete any more, or something has just arrived.
+    async fn write_among(
+        &self,
+        node: &str,
+        gathered: &Gathered,
+        watched: Option<&Watched>,
+    ) -> Result<bool, String> {
+        let Some(watched) = watched else { return Ok(false) };
+        let choice = self.choose(gathered).await;
+        let fingerprint = fingerprint_of(gathered.instances.iter().map(|i| &i.sop_instance_uid));
+        let number = self.number_by_results(&gathered.series_instance_uid, &fingerprint).await;
+        let new = new_version(gathered, &choice, &fingerprint, number);
+        let completed = self.store.complete_gathered(&new, (node, &watched.seen), now_ms()).await;
+        match completed {
+            Ok(Some(version)) => self.completed(gathered, &choice, version),
+            Ok(None) => return Ok(false),
+            Err(error) => return Err(with_causes(&error)),
+        }
+        Ok(true)
+    }
+}
+
+fn new_version<'a>(
+    gathered: &'a Gathered,
+    choice: &'a Choice,
+    fingerprint: &'a str,
+    number: u32,
+) -> NewVersion<'a> {
+    NewVersion {
+        series: &gathered.series_instance_uid,
+        instances: &gathered.instances,
+        fingerprint,
+        choice,
+        why: &gathered.why,
+        at_least: number,
+        not_before_ms: now_ms(),
+    }
+}
+
+/// Those that the rules look at, in an order in which they find them again.
+fn first_middle_last(instances: &[StoredInstance]) -> Vec<SopInstanceUid> {
+    let places = BTreeSet::from([0, instances.len() / 2, instances.len().saturating_sub(1)]);
+    places.iter().filter_map(|place| instances.get(*place)).map(|i| i.sop_instance_uid.clone()).collect()
+}
+
+/// `vN-MARK.dcm`
+fn numbered_result(name: &str) -> Option<(u32, String)> {
+    let (number, mark) = name.strip_prefix('v')?.strip_suffix(".dcm")?.split_once('-')?;
+    (mark.len() == 16).then_some((number.parse().ok()?, mark.to_owned()))
+}
+
+pub(super) fn is_ct(instance: &StoredInstance) -> bool {
     CT_CLASSES.contains(&instance.sop_class_uid.as_str())
 }

@@ -1,8 +1,8 @@
-//! `/health` and `/metrics`: read only, without log-in, so it belongs on loopback or behind a proxy.
+//! `/health`, `/ready` and `/metrics`: read only, without log-in, so it belongs on loopback or behind a proxy.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use super::cluster::Ledger;
 use super::store::{DeliveryState, JobState, State, Store, StoreError};
 use super::worker::WorkCounters;
 use crate::pipeline::ingest::{IngestCounters, free_mb};
@@ -20,6 +21,9 @@ const MAX_REQUEST: usize = 8_192;
 /// For a whole request to come and its answer to go.
 const LIMIT: Duration = Duration::from_secs(5);
 
+/// For the database to say that it is there.
+const PING: Duration = Duration::from_secs(2);
+
 /// What the page shows.
 #[derive(Debug)]
 pub(super) struct Shown {
@@ -28,6 +32,14 @@ pub(super) struct Shown {
     pub(super) store: Arc<Store>,
     /// The data folder, whose disk is measured.
     pub(super) folder: PathBuf,
+    /// With less free there no instance is taken, MB; only where they lie there.
+    pub(super) min_free_mb: Option<u64>,
+    pub(super) has_model: bool,
+    pub(super) is_stopping: Arc<AtomicBool>,
+    /// Whether the bucket is there.
+    pub(super) bucket_answers: Arc<AtomicBool>,
+    /// What a node tells the others, where it has some.
+    pub(super) ledger: Option<Arc<Ledger>>,
     pub(super) audit_lost: Arc<AtomicU64>,
 }
 
@@ -68,7 +80,14 @@ async fn answer(mut stream: TcpStream, shown: Arc<Shown>) -> std::io::Result<()>
         [b'G', b'E', b'T', b' ', rest @ ..] if rest.starts_with(b"/metrics ") => {
             ("200 OK", metrics(&shown).await.map_err(std::io::Error::other)?)
         }
-        _ => ("404 Not Found", "only GET /health and GET /metrics are here\n".to_owned()),
+        [b'G', b'E', b'T', b' ', rest @ ..] if rest.starts_with(b"/ready ") => {
+            let reasons = not_ready(&shown).await;
+            match reasons.is_empty() {
+                true => ("200 OK", "ready\n".to_owned()),
+                false => ("503 Service Unavailable", format!("{}\n", reasons.join("\n"))),
+            }
+        }
+        _ => ("404 Not Found", "only GET /health, /ready and /metrics are here\n".to_owned()),
     };
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
@@ -76,6 +95,23 @@ async fn answer(mut stream: TcpStream, shown: Arc<Shown>) -> std::io::Result<()>
     );
     stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await?;
     stream.shutdown().await
+}
+
+/// Why no new association should come here now.
+async fn not_ready(shown: &Shown) -> Vec<&'static str> {
+    let is_full = |mb| free_mb(&shown.folder).is_ok_and(|free| free < mb);
+    let is_database_there = timeout(PING, shown.store.ping()).await.is_ok_and(|answer| answer.is_ok());
+    let ledger = shown.ledger.as_ref();
+    let reasons = [
+        (shown.is_stopping.load(Ordering::Relaxed), "it is stopping"),
+        (!shown.has_model, "there is no model"),
+        (!is_database_there, "the database does not answer"),
+        (!shown.bucket_answers.load(Ordering::Relaxed), "the object store does not answer"),
+        (shown.min_free_mb.is_some_and(is_full), "the disk is full"),
+        (ledger.is_some_and(|l| !l.is_alive()), "the other nodes have not heard of it for too long"),
+        (ledger.is_some_and(|l| l.skew() > l.most_skew()), "its clock differs from the database's"),
+    ];
+    reasons.into_iter().filter(|(holds, _)| *holds).map(|(_, reason)| reason).collect()
 }
 
 /// The Prometheus text format.

@@ -6,8 +6,13 @@
 //!
 //! What is on disk is the truth about what was received and made; the database is the truth about what is to be done
 //! with it. At the start the two are compared, and what the database does not know is gathered again.
+//!
+//! With `store` in the settings several nodes share a PostgreSQL and a bucket instead (see `cluster`); under the data
+//! folder of a node then lie `work`, for instances that it fetches, and `lock`.
 
 pub mod audit;
+mod cluster;
+mod error;
 pub mod failure;
 mod gather;
 mod http;
@@ -17,14 +22,16 @@ mod outbox;
 pub mod quarantine;
 pub mod queue;
 mod retention;
+mod shared_retention;
 pub mod store;
 mod worker;
 
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -32,84 +39,48 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, watch};
 
+pub use cluster::{RecoverError, bucket_reader, objects_of, place, recover};
+pub use error::ServiceError;
 pub use failure::{ContourFailure, Remedy};
 pub use journal::OrganRecord;
 pub use outbox::{AddError, Outbox, Told};
 pub use worker::{Contourer, Formatted, MadeStructureSet};
 
-use crate::pipeline::delivery::{Notices, OutboxError, OutboxFolder, RetryPolicy, ScuTimeouts};
+use crate::pipeline::delivery::{Notices, OutboxFolder, RetryPolicy, ScuTimeouts};
 use crate::pipeline::ingest::{
-    Caller, Callers, Listener, ListenerLimits, ListenerOptions, Spool, SpoolError, SpoolLimits,
+    Announcer, Caller, Callers, Listener, ListenerLimits, ListenerOptions, Spool, SpoolLimits,
     StorageClasses, StoredInstance,
 };
+use crate::pipeline::objects::Objects;
 use crate::pipeline::rtstruct::Format;
 use crate::pipeline::series::Patience;
 use crate::pipeline::tls::{ClientCertificates, TlsError, TlsServer, TlsServerFiles};
+use crate::settings::load_rules;
 use crate::settings::service::{
     self as settings_of, CalledAeTitle, DestinationSettings, ServiceSettings, StorageClass, seconds,
 };
-use crate::settings::{SettingsError, load_rules};
-use audit::{AuditError, AuditEvent, AuditTrail, AuditWriter};
+use crate::vocabulary::causes::with_causes;
+use audit::{AuditEvent, AuditTrail, AuditWriter};
+use cluster::{LEAVING, Ledger, leave, member};
 use gather::Gatherer;
 use http::Shown;
 use queue::{Now, Queue};
-use store::{Place, Store, StoreError};
+use store::Store;
 use worker::{Outlet, WorkCounters, Worker};
 
 /// Instances between the associations and the gathering.
 const ARRIVALS: usize = 1_024;
 
-/// Why the service does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum ServiceError {
-    /// The data folder.
-    #[error("the data folder {folder} cannot be used: check that it exists and belongs to this user")]
-    Folder {
-        /// Which.
-        folder: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Two services would spoil each other's state.
-    #[error("another service works in {folder}: stop it, or choose another folder with --data-dir")]
-    Locked {
-        /// Which.
-        folder: PathBuf,
-    },
-    /// The rules of selection.
-    #[error("the rules cannot be used")]
-    Rules(#[source] SettingsError),
-    /// The received instances.
-    #[error("the received instances cannot be read back")]
-    Spool(#[source] SpoolError),
-    /// The outbox.
-    #[error("the outbox cannot be opened")]
-    Outbox(#[source] OutboxError),
-    /// What an earlier process left in the outbox.
-    #[error("the outbox cannot be taken over from the earlier run")]
-    Settle(#[source] AddError),
-    /// The database.
-    #[error("the database cannot be used")]
-    Store(#[source] StoreError),
-    /// The port.
-    #[error("{address} cannot be listened on: is something else there already, or is the port below 1024?")]
-    Bind {
-        /// Where.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The audit trail.
-    #[error("the audit trail cannot be kept")]
-    Audit(#[source] AuditError),
-    /// Certificates and keys.
-    #[error("TLS cannot be set up as listen.tls says")]
-    Tls(#[source] TlsError),
-    /// Threads.
-    #[error("the system gives no threads")]
-    Threads(#[source] io::Error),
+/// A job belongs to the one node of a data folder for this long after it was last heard of.
+const LEASE: Duration = Duration::from_secs(60);
+
+/// This process among the nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Names it, and no other, not even an earlier one of this machine.
+    pub node: String,
+    /// What it has in hand belongs to it for this long after it was last heard of.
+    pub lease: Duration,
 }
 
 /// A running service; dropping it without [`Service::stop`] leaves its threads to the end of the process.
@@ -117,16 +88,29 @@ pub enum ServiceError {
 pub struct Service {
     address: SocketAddr,
     http: Option<SocketAddr>,
-    stop: watch::Sender<bool>,
+    /// Ends the work, then the listening, then the rest.
+    stop: Stops,
+    drain: Duration,
     grace: Duration,
     runtime: Runtime,
     listener: tokio::task::JoinHandle<()>,
     threads: Vec<JoinHandle<()>>,
     store: Arc<Store>,
+    member: Member,
+    ledger: Option<Arc<Ledger>>,
     tls: Option<Arc<TlsServer>>,
     audit: AuditTrail,
     audit_writer: AuditWriter,
     _lock: File,
+}
+
+/// Each turns true once, in this order.
+#[derive(Debug)]
+struct Stops {
+    is_stopping: Arc<AtomicBool>,
+    work: watch::Sender<bool>,
+    listening: watch::Sender<bool>,
+    rest: watch::Sender<bool>,
 }
 
 /// Runs the service until `shutdown` is ready, then stops it. `started` is told where it listens.
@@ -160,21 +144,44 @@ impl Service {
             .enable_all()
             .build()
             .map_err(ServiceError::Threads)?;
-        let (stop, stopped) = watch::channel(false);
-        let node = format!("{}-{}", std::process::id(), uuid::Uuid::new_v4().simple());
-        let place = Place::File(folder.join(store::FILE_NAME));
+        let (work_stop, work_stopped) = watch::channel(false);
+        let (listening_stop, listening_stopped) = watch::channel(false);
+        let (rest_stop, rest_stopped) = watch::channel(false);
+        let member = member(settings);
+        let shared = settings.store.as_ref().map(objects_of).transpose()?;
+        if let (Some(objects), Some(store)) = (&shared, &settings.store) {
+            let failed = |source| ServiceError::Objects { place: store.s3.to_string(), source };
+            objects.probe(&member.node).map_err(failed)?;
+        }
+        let place = place(settings)?;
         let store = Arc::new(runtime.block_on(Store::open(&place)).map_err(ServiceError::Store)?);
-        let (spool, stored) = Spool::open(&folder, spool_limits(settings)).map_err(ServiceError::Spool)?;
+        let of_nodes = shared
+            .as_ref()
+            .map(|_| Arc::new(Ledger::new(Arc::clone(&store), member.clone(), runtime.handle().clone())));
+        if let Some(ledger) = &of_nodes {
+            runtime.block_on(ledger.pulse()).map_err(ServiceError::Store)?;
+        }
+        let (spool, stored) = match (&shared, &of_nodes) {
+            (Some(objects), Some(ledger)) => {
+                let ledger = Arc::clone(ledger);
+                let announcer = Announcer::new(move |stored| ledger.take(stored));
+                (Spool::shared(&folder, spool_limits(settings), objects.clone(), announcer), Vec::new())
+            }
+            _ => Spool::open(&folder, spool_limits(settings)).map_err(ServiceError::Spool)?,
+        };
         let spool = Arc::new(spool);
+        let objects = shared.clone().unwrap_or_else(|| Objects::in_folder(&folder));
+        let working = folder.join("work");
+        clear(&working).map_err(|source| ServiceError::Folder { folder: working.clone(), source })?;
         let webhooks = settings.notifications.webhooks.clone();
         let told = Notices::start(webhooks, settings.ae_title.to_string(), scu_timeouts(settings));
         let (notices, telling) = told.map_err(ServiceError::Threads)?;
         let (audit, audit_writer) =
             AuditTrail::start(&settings.audit, &settings.ae_title, &folder).map_err(ServiceError::Audit)?;
         let told = Told { notices: notices.clone(), audit: audit.clone() };
-        let outbox = outbox(settings, (&folder, &node), &store, told)?;
+        let outbox = outbox(settings, (&folder, shared.as_ref()), member.clone(), &store, told)?;
         let names: Vec<String> = settings.destinations.iter().map(|d| d.to.name.clone()).collect();
-        runtime.block_on(resume(&store, &outbox, &node, &names))?;
+        runtime.block_on(resume(&store, &outbox, (&member, shared.is_none()), &names))?;
         let (arrivals, arrived) = mpsc::channel(ARRIVALS);
         let tls = tls_server(settings).map_err(ServiceError::Tls)?.map(Arc::new);
         let bound = runtime.block_on(bind(
@@ -185,26 +192,43 @@ impl Service {
         ))?;
         audit.tell(AuditEvent::Started);
 
-        let retention = retention::Retention {
-            limits: settings.retention,
-            store: Arc::clone(&store),
-            spool: Arc::clone(&spool),
-            folder: folder.clone(),
-        };
-        runtime.spawn(retention.run(stopped.clone()));
+        if let (Some(objects), Some(keep_days)) = (&shared, settings.retention.keep_days) {
+            let (store, objects) = (Arc::clone(&store), objects.clone());
+            let retention = shared_retention::SharedRetention { keep_days, store, objects };
+            runtime.spawn(retention.run(work_stopped.clone()));
+        } else if shared.is_none() {
+            let retention = retention::Retention {
+                limits: settings.retention,
+                store: Arc::clone(&store),
+                spool: Arc::clone(&spool),
+                folder: folder.clone(),
+            };
+            runtime.spawn(retention.run(work_stopped.clone()));
+        }
+        let bucket_answers = Arc::new(AtomicBool::new(true));
+        if let Some(objects) = &shared {
+            let answers = Arc::clone(&bucket_answers);
+            runtime.spawn(cluster::watch_bucket(objects.clone(), answers, rest_stopped.clone()));
+        }
+        if let Some(ledger) = &of_nodes {
+            runtime.spawn(cluster::live(Arc::clone(ledger), rest_stopped.clone()));
+        }
         let work = Arc::new(WorkCounters::default());
         let mut threads: Vec<_> = telling.into_iter().collect();
         for destination in &settings.destinations {
-            let (outbox, destination, stop) = (Arc::clone(&outbox), destination.to.clone(), stopped.clone());
+            let (outbox, destination, stop) =
+                (Arc::clone(&outbox), destination.to.clone(), work_stopped.clone());
             let handle = runtime.handle().clone();
             threads.push(thread("delivery", move || handle.block_on(outbox.run(destination, stop)))?);
         }
+        let has_model = contourer.is_some();
         if let Some(contourer) = contourer {
             let wake = Arc::new(Notify::new());
             let gatherer = Gatherer {
                 store: Arc::clone(&store),
                 spool: Arc::clone(&spool),
-                results: folder.join("results"),
+                results: objects.below("results"),
+                working: working.clone(),
                 patience: patience(settings),
                 rules: rules.map(Arc::new),
                 ask: settings.series.ask.iter().map(|ask| (ask.ae_title.clone(), ask.peer.clone())).collect(),
@@ -220,40 +244,55 @@ impl Service {
                 outbox,
                 outlets: outlets(settings),
                 notices,
-                folder,
+                objects,
+                working,
                 counters: Arc::clone(&work),
-                node,
+                member: member.clone(),
                 wake,
                 runtime: runtime.handle().clone(),
             };
-            let stopped = stopped.clone();
+            let stopped = work_stopped.clone();
             threads.push(thread("contouring", move || worker.run(&stopped))?);
-            runtime.spawn(gatherer.run(gathering, arrived));
+            if shared.is_some() {
+                runtime.spawn(gatherer.run_among(member.clone(), work_stopped));
+                runtime.spawn(forget(arrived));
+            } else {
+                runtime.spawn(gatherer.run(gathering, arrived));
+            }
         } else {
             runtime.spawn(forget(arrived));
         }
+        let is_stopping = Arc::new(AtomicBool::new(false));
         let shown = Arc::new(Shown {
             ingest: bound.listener.counters(),
             work,
             store: Arc::clone(&store),
             folder: settings.data_folder(),
+            min_free_mb: shared.is_none().then_some(settings.listen.min_free_mb),
+            has_model,
+            is_stopping: Arc::clone(&is_stopping),
+            bucket_answers,
+            ledger: of_nodes.clone(),
             audit_lost: audit.lost(),
         });
         if let Some(socket) = bound.http {
-            runtime.spawn(http::serve(socket, shown, stopped.clone()));
+            runtime.spawn(http::serve(socket, shown, rest_stopped));
         }
-        let listener = runtime.spawn(bound.listener.serve(stopped));
-        let grace = seconds(settings.stop_grace_s);
+        let listener = runtime.spawn(bound.listener.serve(listening_stopped));
+        let (drain, grace) = (seconds(settings.stop_drain_s), seconds(settings.stop_grace_s));
         let (address, http) = (bound.address, bound.http_address);
         Ok(Self {
             address,
             http,
-            stop,
+            stop: Stops { is_stopping, work: work_stop, listening: listening_stop, rest: rest_stop },
+            drain,
             grace,
             runtime,
             listener,
             threads,
             store,
+            member,
+            ledger: of_nodes,
             tls,
             audit,
             audit_writer,
@@ -279,29 +318,51 @@ impl Service {
         self.tls.clone()
     }
 
-    /// Ends in order: the instances, the delivery and the series in hand are finished within the grace time; what
-    /// is not is done after the next start.
+    /// Ends in order. `/ready` says no at once, and no new work is begun; associations are still taken for the drain time,
+    /// so that a balancer can look elsewhere. The instances, the delivery and the series in hand are finished within the
+    /// grace time; what is not is done after the next start, or by another node.
     pub fn stop(self) {
-        let deadline = Instant::now() + self.grace;
-        self.stop.send_replace(true);
+        self.stop.is_stopping.store(true, Ordering::Relaxed);
+        self.stop.work.send_replace(true);
+        let drained = Instant::now() + self.drain;
+        let deadline = drained + self.grace;
+        self.runtime.block_on(async { tokio::time::sleep_until(drained.into()).await });
+        self.stop.listening.send_replace(true);
         let in_time =
             self.runtime.block_on(async { tokio::time::timeout(self.grace, self.listener).await.is_ok() });
         if !in_time {
             tracing::warn!("associations were cut off");
         }
+        let mut is_idle = true;
         for thread in self.threads {
             while !thread.is_finished() && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(10));
             }
             if !thread.is_finished() {
+                is_idle = false;
                 tracing::warn!(
                     thread = thread.thread().name(),
-                    "not finished in time; done after the next start"
+                    "not finished in time; done after the next start, or by another node"
                 );
             } else if thread.join().is_err() {
                 tracing::error!("a thread ended by a fault of ours; please report this");
             }
         }
+        if let Some(ledger) = &self.ledger {
+            ledger.close();
+            let left = leave(&self.store, &self.member, ledger, is_idle);
+            let left = async { tokio::time::timeout(LEAVING, left).await };
+            match self.runtime.block_on(left) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(error = with_causes(&error), "the other nodes take over after a lease");
+                }
+                Err(_elapsed) => {
+                    tracing::warn!("the database does not answer; the other nodes take over after a lease")
+                }
+            }
+        }
+        self.stop.rest.send_replace(true);
         let closing =
             async { tokio::time::timeout(Duration::from_secs(2), self.store.close()).await.is_ok() };
         if !self.runtime.block_on(closing) {
@@ -310,6 +371,14 @@ impl Service {
         self.runtime.shutdown_timeout(Duration::from_secs(1));
         self.audit.tell(AuditEvent::Stopped);
         self.audit_writer.finish();
+    }
+}
+
+/// Removes what a process left that was killed.
+fn clear(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -417,7 +486,8 @@ fn listener_options(
 
 fn outbox(
     settings: &ServiceSettings,
-    (folder, node): (&Path, &str),
+    (folder, shared): (&Path, Option<&Objects>),
+    member: Member,
     store: &Arc<Store>,
     told: Told,
 ) -> Result<Arc<Outbox>, ServiceError> {
@@ -427,11 +497,16 @@ fn outbox(
         longest: seconds(delivery.longest_retry_s),
         give_up_after: seconds(delivery.give_up_after_h * 3_600.0),
     };
-    let objects = OutboxFolder::open(&folder.join("outbox")).map_err(ServiceError::Outbox)?;
-    take_over(folder, &objects)?;
+    let objects = match shared {
+        Some(objects) => OutboxFolder::over(objects.below("outbox")),
+        None => {
+            let objects = OutboxFolder::open(&folder.join("outbox")).map_err(ServiceError::Outbox)?;
+            take_over(folder, &objects)?;
+            objects
+        }
+    };
     let (calling, timeouts) = (settings.ae_title.clone(), scu_timeouts(settings));
-    let (store, node) = (Arc::clone(store), node.to_owned());
-    Ok(Arc::new(Outbox::new(store, objects, calling, policy, timeouts, node, told)))
+    Ok(Arc::new(Outbox::new(Arc::clone(store), objects, calling, policy, timeouts, member, told)))
 }
 
 fn outlets(settings: &ServiceSettings) -> Vec<Outlet> {
@@ -461,20 +536,24 @@ fn take_over(folder: &Path, objects: &OutboxFolder) -> Result<(), ServiceError> 
     Ok(())
 }
 
-/// What the earlier process of this folder left: its leases, and what it delivered last.
+/// What the earlier process of this folder left: its leases, and what it delivered last. Of several nodes each keeps its
+/// own; what a node that died had in hand is taken over when its lease has run out.
 async fn resume(
     store: &Store,
     outbox: &Outbox,
-    node: &str,
+    (member, is_alone): (&Member, bool),
     destinations: &[String],
 ) -> Result<(), ServiceError> {
-    let (queue, now) = (Queue::new(store, node, worker::LEASE), store::now_ms());
-    let released = queue.release_all(now).await.map_err(ServiceError::Store)?;
+    let (queue, now) = (Queue::new(store, &member.node, member.lease), store::now_ms());
+    let mut released = 0;
+    if is_alone {
+        released = queue.release_all(now).await.map_err(ServiceError::Store)?;
+        store.release_deliveries().await.map_err(ServiceError::Store)?;
+    }
     let retried = queue.retry_failed(now).await.map_err(ServiceError::Store)?;
     if released + retried > 0 {
         tracing::info!(in_work = released, failed = retried, "jobs of the earlier run are done again");
     }
-    store.release_deliveries().await.map_err(ServiceError::Store)?;
     let elsewhere = store.pending_elsewhere(destinations).await.map_err(ServiceError::Store)?;
     for (destination, n_deliveries) in elsewhere {
         tracing::warn!(
@@ -483,12 +562,16 @@ async fn resume(
             "deliveries wait for a destination that the settings do not name"
         );
     }
-    outbox.settle_delivered().await.map_err(ServiceError::Settle)
+    match is_alone {
+        true => outbox.settle_delivered().await.map_err(ServiceError::Settle),
+        false => Ok(()),
+    }
 }
 
 fn patience(settings: &ServiceSettings) -> Patience {
+    let quiet = seconds(settings.series.quiet_time_s);
     Patience {
-        quiet: seconds(settings.series.quiet_time_s),
+        quiet: if settings.store.is_some() { quiet.max(cluster::SHORTEST_QUIET) } else { quiet },
         incomplete: seconds(settings.series.incomplete_wait_s),
         answer: seconds(settings.delivery.connect_timeout_s + settings.delivery.answer_timeout_s),
     }

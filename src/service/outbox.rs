@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use super::Member;
 use super::audit::{AuditTrail, Outcome};
 use super::store::{Delivery, DeliveryState, NewDelivery, Store, StoreError, millis, now_ms};
 use crate::pipeline::delivery::{
@@ -15,9 +16,6 @@ use crate::pipeline::delivery::{
 };
 use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::dicom::AeTitle;
-
-/// A delivery that is tried belongs to its node for this long, beyond what its peer may take.
-const LEASE: Duration = Duration::from_secs(60);
 
 /// How long new deliveries of other processes, as of `oarlock jobs resend`, wait to be seen.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -39,7 +37,7 @@ pub struct Outbox {
     policy: RetryPolicy,
     timeouts: ScuTimeouts,
     calling: AeTitle,
-    node: String,
+    member: Member,
     told: Told,
     came: Notify,
 }
@@ -64,10 +62,10 @@ impl Outbox {
         calling: AeTitle,
         policy: RetryPolicy,
         timeouts: ScuTimeouts,
-        node: String,
+        member: Member,
         told: Told,
     ) -> Self {
-        Self { store, folder, policy, timeouts, calling, node, told, came: Notify::new() }
+        Self { store, folder, policy, timeouts, calling, member, told, came: Notify::new() }
     }
 
     /// Keeps an object for a destination, durably, and gives the row that makes a delivery of it: for a transaction of
@@ -84,7 +82,7 @@ impl Outbox {
     ) -> Result<NewDelivery, OutboxError> {
         let destination = destination.to_string();
         self.folder.keep(delivery, &destination, part10)?;
-        let state = match self.folder.is_delivered(delivery, &destination) {
+        let state = match self.folder.is_delivered(delivery, &destination)? {
             true => DeliveryState::Delivered,
             false => DeliveryState::Pending,
         };
@@ -159,8 +157,10 @@ impl Outbox {
         let name = destination.to_string();
         while !*stop.borrow() {
             let came = self.came.notified();
-            let lease = LEASE + self.timeouts.connect + self.timeouts.answer * 3 + destination.waits();
-            let due = self.store.take_due(&name, &self.node, lease, self.policy.longest, now_ms()).await;
+            // Longer than its peer may take, so that nobody else sends it meanwhile.
+            let peer = self.timeouts.connect + self.timeouts.answer * 3 + destination.waits();
+            let Member { node, lease } = &self.member;
+            let due = self.store.take_due(&name, node, *lease + peer, self.policy.longest, now_ms()).await;
             let wait = match due {
                 Ok(Some(delivery)) => {
                     self.attempt(&destination, delivery, &stop).await;
@@ -292,7 +292,7 @@ impl Failure {
     fn is_permanent(&self) -> bool {
         match self {
             Self::Destination(error) => error.is_permanent(),
-            Self::Object(OutboxError::Io { source, .. }) => source.kind() == std::io::ErrorKind::NotFound,
+            Self::Object(error) => matches!(error, OutboxError::Absent(_)),
         }
     }
 }

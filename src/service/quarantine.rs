@@ -1,14 +1,13 @@
 //! Instances that were not taken, for a person to decide.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::cluster::bucket_reader;
 use super::store::{NewVersion, Store, StoreError, now_ms};
-use crate::pipeline::delivery::{OutboxError, replace};
-use crate::pipeline::ingest::{Spool, SpoolError, StoredInstance};
+use crate::pipeline::ingest::{Spool, SpoolError, StoredInstance, series_of_file};
+use crate::pipeline::objects::{ObjectError, Objects};
 use crate::pipeline::series::{Choice, fingerprint_of};
 use crate::vocabulary::dicom::{SeriesInstanceUid, SopInstanceUid};
 
@@ -24,20 +23,9 @@ pub enum QuarantineError {
         /// What was asked for.
         name: String,
     },
-    /// A file.
-    #[error("{operation} {path} failed")]
-    Io {
-        /// What we did.
-        operation: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// A file that should be put in place.
-    #[error("the instance cannot be put in place")]
-    Replace(#[source] OutboxError),
+    /// An object.
+    #[error("the quarantine cannot be used")]
+    Object(#[source] ObjectError),
     /// The spool.
     #[error("the instances of the series cannot be read")]
     Spool(#[source] SpoolError),
@@ -65,46 +53,42 @@ pub struct Quarantined {
     pub reason: String,
 }
 
-/// The folder of instances in quarantine.
+/// The instances in quarantine.
 #[derive(Debug)]
 pub struct Quarantine {
-    data: PathBuf,
+    objects: Objects,
+    /// The data folder, where they do not lie in a bucket.
+    data: Option<PathBuf>,
 }
 
 impl Quarantine {
     /// The quarantine of a data folder.
     #[must_use]
     pub fn of(data_folder: &Path) -> Self {
-        Self { data: data_folder.to_owned() }
+        Self { objects: Objects::in_folder(data_folder), data: Some(data_folder.to_owned()) }
+    }
+
+    /// The quarantine of a bucket.
+    #[must_use]
+    pub fn of_bucket(objects: Objects) -> Self {
+        Self { objects, data: None }
     }
 
     /// What is there, by name.
     ///
     /// # Errors
-    /// Where the folder cannot be read.
+    /// Where it cannot be read.
     pub fn list(&self) -> Result<Vec<Quarantined>, QuarantineError> {
-        let folder = self.folder();
         let mut found = Vec::new();
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
-            Err(source) => return Err(QuarantineError::Io { operation: "reading", path: folder, source }),
-        };
-        for entry in entries {
-            let path = entry.map_err(io_error("reading", &folder))?.path();
-            if path.extension().is_none_or(|extension| extension != "dcm") {
-                continue;
-            }
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let reason = fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
+        for name in self.names()? {
+            let reason = self.objects.get(&place_of(&name, "txt")).map_err(QuarantineError::Object)?;
             found.push(Quarantined {
                 sop_instance_uid: uid_of(&name).to_owned(),
-                n_bytes: fs::metadata(&path).map_err(io_error("reading", &path))?.len(),
-                reason: reason.trim_end().to_owned(),
+                n_bytes: u64::try_from(self.read(&place_of(&name, "dcm"))?.len()).unwrap_or(u64::MAX),
+                reason: String::from_utf8_lossy(&reason.unwrap_or_default()).trim_end().to_owned(),
                 name,
             });
         }
-        found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
     }
 
@@ -113,15 +97,9 @@ impl Quarantine {
     /// # Errors
     /// [`QuarantineError`].
     pub fn drop_one(&self, name: &str) -> Result<(), QuarantineError> {
-        let path = self.require(name)?;
-        fs::remove_file(&path).map_err(io_error("removing", &path))?;
-        let reason = path.with_extension("txt");
-        match fs::remove_file(&reason) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(QuarantineError::Io { operation: "removing", path: reason, source })
-            }
-            _ => Ok(()),
-        }
+        self.require(name)?;
+        let removed = ["dcm", "txt"].map(|ending| self.objects.remove(&place_of(name, ending)));
+        removed.into_iter().collect::<Result<(), _>>().map_err(QuarantineError::Object)
     }
 
     /// Puts an instance in the place of the one that was kept, which takes its place here, and makes a new version of
@@ -134,19 +112,19 @@ impl Quarantine {
         name: &str,
         store: &Store,
     ) -> Result<(SeriesInstanceUid, u32), QuarantineError> {
-        let path = self.require(name)?;
-        let kept = self.kept(uid_of(name))?;
-        let (released, replaced) = (read(&path)?, read(&kept.path)?);
-        replace(&kept.path, &released).map_err(QuarantineError::Replace)?;
-        replace(&path, &replaced).map_err(QuarantineError::Replace)?;
-        let reason = path.with_extension("txt");
+        self.require(name)?;
+        let (aside, reason) = (place_of(name, "dcm"), place_of(name, "txt"));
+        let released = self.read(&aside)?;
+        let (series, kept) = self.kept(uid_of(name), &released)?;
+        let replaced = self.read(&kept)?;
         let why = "it was stored until a person released the other instance of its UID\n";
-        replace(&reason, why.as_bytes()).map_err(QuarantineError::Replace)?;
-        let instances = Spool::stored_series(&self.data, &kept.series_instance_uid, MAX_INFLATED_BYTES)
-            .map_err(QuarantineError::Spool)?;
+        for (name, bytes) in [(&kept, &released[..]), (&aside, &replaced), (&reason, why.as_bytes())] {
+            self.objects.put(name, bytes).map_err(QuarantineError::Object)?;
+        }
+        let instances = self.instances(&series).map_err(QuarantineError::Spool)?;
         let fingerprint = fingerprint_of(instances.iter().map(|i| &i.sop_instance_uid));
         let new = NewVersion {
-            series: &kept.series_instance_uid,
+            series: &series,
             instances: &instances,
             fingerprint: &fingerprint,
             choice: &Choice::default(),
@@ -155,45 +133,57 @@ impl Quarantine {
             not_before_ms: now_ms(),
         };
         let version = store.changed(&new, now_ms()).await.map_err(QuarantineError::Store)?;
-        Ok((kept.series_instance_uid, version))
+        Ok((series, version))
     }
 
-    fn folder(&self) -> PathBuf {
-        self.data.join("quarantine")
+    /// The names, sorted.
+    fn names(&self) -> Result<Vec<String>, QuarantineError> {
+        let listed = self.objects.list("quarantine").map_err(QuarantineError::Object)?;
+        Ok(listed.objects.iter().filter_map(|name| name.strip_suffix(".dcm")).map(str::to_owned).collect())
     }
 
-    /// The path of a name that is there; nothing else becomes a path.
-    fn require(&self, name: &str) -> Result<PathBuf, QuarantineError> {
-        let is_there = self.list()?.iter().any(|q| q.name == name);
+    /// A name that is there; nothing else becomes the name of an object.
+    fn require(&self, name: &str) -> Result<(), QuarantineError> {
         let absent = || QuarantineError::Absent { name: name.to_owned() };
-        is_there.then(|| self.folder().join(format!("{name}.dcm"))).ok_or_else(absent)
+        self.names()?.iter().any(|known| known == name).then_some(()).ok_or_else(absent)
     }
 
-    fn kept(&self, uid: &str) -> Result<StoredInstance, QuarantineError> {
+    fn read(&self, name: &str) -> Result<Vec<u8>, QuarantineError> {
+        let got = self.objects.get(name).map_err(QuarantineError::Object)?;
+        got.ok_or_else(|| QuarantineError::Object(ObjectError::Absent(name.to_owned())))
+    }
+
+    /// The instance that was kept under this UID: in the series that the other one names, or in whichever it is.
+    fn kept(&self, uid: &str, other: &[u8]) -> Result<(SeriesInstanceUid, String), QuarantineError> {
         let nothing = || QuarantineError::NothingKept { uid: uid.to_owned() };
         let uid = SopInstanceUid::parse(uid).map_err(|_no_uid| nothing())?;
-        let folder = self.data.join("instances");
-        for entry in fs::read_dir(&folder).map_err(io_error("reading", &folder))? {
-            let series = entry.map_err(io_error("reading", &folder))?.file_name();
-            let Ok(series) = SeriesInstanceUid::parse(&series.to_string_lossy()) else { continue };
-            if let Ok(kept) = Spool::stored_instance(&self.data, &series, &uid) {
-                return Ok(kept);
+        let mut series: Vec<SeriesInstanceUid> = series_of_file(other).into_iter().collect();
+        if self.data.is_some() {
+            let listed = self.objects.list("instances").map_err(QuarantineError::Object)?;
+            series.extend(listed.folders.iter().filter_map(|name| SeriesInstanceUid::parse(name).ok()));
+        }
+        for series in series {
+            let name = format!("instances/{series}/{uid}.dcm");
+            if self.objects.exists(&name).map_err(QuarantineError::Object)? {
+                return Ok((series, name));
             }
         }
         Err(nothing())
     }
+
+    fn instances(&self, series: &SeriesInstanceUid) -> Result<Vec<StoredInstance>, SpoolError> {
+        match &self.data {
+            Some(folder) => Spool::stored_series(folder, series, MAX_INFLATED_BYTES),
+            None => bucket_reader(self.objects.clone()).series(series),
+        }
+    }
+}
+
+fn place_of(name: &str, ending: &str) -> String {
+    format!("quarantine/{name}.{ending}")
 }
 
 /// `UID.NUMBER`
 fn uid_of(name: &str) -> &str {
     name.rsplit_once('.').map_or(name, |(uid, _)| uid)
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, QuarantineError> {
-    fs::read(path).map_err(io_error("reading", path))
-}
-
-fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> QuarantineError {
-    let path = path.to_owned();
-    move |source| QuarantineError::Io { operation, path, source }
 }

@@ -1,7 +1,6 @@
 //! One thread that owns the network and takes jobs from the queue.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,14 +8,15 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
-use super::clock;
 use super::failure::{ContourFailure, Remedy};
 use super::journal::OrganRecord;
 use super::outbox::Outbox;
 use super::queue::{End, Job, Queue};
 use super::store::{NewDelivery, Store, StoreError, millis, now_ms};
-use crate::pipeline::delivery::{Destination, Notice, NoticeKind, Notices, replace};
+use super::{Member, clock};
+use crate::pipeline::delivery::{Destination, Notice, NoticeKind, Notices};
 use crate::pipeline::ingest::Spool;
+use crate::pipeline::objects::{Kept, ObjectError, Objects};
 use crate::pipeline::series::CompleteSeries;
 use crate::vocabulary::causes::with_causes;
 
@@ -55,9 +55,6 @@ pub type Contourer = Box<dyn FnMut(&CompleteSeries) -> Result<MadeStructureSet, 
 const RETRY_AFTER: [Duration; 3] =
     [Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(120)];
 
-/// A job belongs to its node for this long after the node was last heard of.
-pub(super) const LEASE: Duration = Duration::from_secs(60);
-
 /// How long new jobs of other processes wait to be seen.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -77,17 +74,18 @@ pub(super) struct Worker {
     pub(super) outbox: Arc<Outbox>,
     pub(super) outlets: Vec<Outlet>,
     pub(super) notices: Notices,
-    /// The data folder; results lie under it.
-    pub(super) folder: PathBuf,
+    /// Where `results` lie.
+    pub(super) objects: Objects,
+    /// Folder for instances that are fetched for a job.
+    pub(super) working: PathBuf,
     pub(super) counters: Arc<WorkCounters>,
-    /// Names this process among the nodes.
-    pub(super) node: String,
+    pub(super) member: Member,
     /// Told when a job may be there.
     pub(super) wake: Arc<Notify>,
     pub(super) runtime: Handle,
 }
 
-/// A structure set that is durable below the data folder, and where it goes.
+/// A structure set that is durable, and where it goes.
 struct Finished {
     result: String,
     organs: Vec<OrganRecord>,
@@ -121,7 +119,7 @@ impl Worker {
     }
 
     fn queue(&self) -> Queue<'_> {
-        Queue::new(&self.store, &self.node, LEASE)
+        Queue::new(&self.store, &self.member.node, self.member.lease)
     }
 
     async fn idle(&self, wait: Duration, stop: &watch::Receiver<bool>) {
@@ -134,7 +132,7 @@ impl Worker {
     }
 
     fn work(&mut self, job: &Job, stop: &watch::Receiver<bool>) {
-        let renewing = self.runtime.spawn(renew(Arc::clone(&self.store), self.node.clone(), job.clone()));
+        let renewing = self.runtime.spawn(renew(Arc::clone(&self.store), self.member.clone(), job.clone()));
         let outcome = self.contour(job);
         let (uid, version, n_instances) = (&job.series, job.version, job.instances.len());
         let ended = match &outcome {
@@ -165,6 +163,12 @@ impl Worker {
                         tracing::warn!(series = %uid, version, reason, "series refused");
                         self.tell(NoticeKind::Failure, uid.as_str(), format!("refused: {reason}"));
                         self.end(job, &End::Refused(&reason), stop)
+                    }
+                    (Remedy::Retry, _) if !self.objects.answers() => {
+                        tracing::warn!(series = %uid, version, reason, "the object store is away; given back");
+                        let ended = self.end(job, &End::GivenBack(&reason), stop);
+                        self.runtime.block_on(self.idle(LOOK_AGAIN * 5, stop));
+                        ended
                     }
                     (Remedy::Retry, Some(wait)) => {
                         let retry_in_s = wait.as_secs();
@@ -220,14 +224,17 @@ impl Worker {
             job.version,
             job.fingerprint.get(..16).unwrap_or_default()
         );
-        let path = self.folder.join(&result);
-        let made = match kept(&path)? {
+        let made = match kept(&self.objects, &result).map_err(ContourFailure::retry)? {
             Some(made) => made,
             None => {
-                let series = self.series(job)?;
-                let made = (self.contourer)(&series)?;
-                keep(&made, &path)?;
-                made
+                let made = self.make(job)?;
+                match keep(&self.objects, &made, &result).map_err(ContourFailure::retry)? {
+                    Kept::New => made,
+                    // Another node was at it too, and was first.
+                    Kept::Before => kept(&self.objects, &result)
+                        .map_err(ContourFailure::retry)?
+                        .ok_or_else(|| ContourFailure::retry(ObjectError::Absent(result.clone())))?,
+                }
             }
         };
         let key = format!("{} v{} {}", job.series, job.version, job.fingerprint);
@@ -248,14 +255,18 @@ impl Worker {
         })
     }
 
-    fn series(&self, job: &Job) -> Result<CompleteSeries, ContourFailure> {
-        let instance = |uid| self.spool.instance(&job.series, uid).map_err(ContourFailure::retry);
-        Ok(CompleteSeries {
+    /// Contours the series; what was fetched for it is removed again.
+    fn make(&mut self, job: &Job) -> Result<MadeStructureSet, ContourFailure> {
+        std::fs::create_dir_all(&self.working).map_err(ContourFailure::retry)?;
+        let folder = tempfile::tempdir_in(&self.working).map_err(ContourFailure::retry)?;
+        let instances = self.spool.instances(&job.series, &job.instances, folder.path());
+        let series = CompleteSeries {
             series_instance_uid: job.series.clone(),
             version: job.version,
-            instances: job.instances.iter().map(instance).collect::<Result<_, _>>()?,
+            instances: instances.map_err(ContourFailure::retry)?,
             choice: job.choice.clone(),
-        })
+        };
+        (self.contourer)(&series)
     }
 }
 
@@ -271,24 +282,18 @@ impl MadeStructureSet {
 }
 
 /// What an earlier attempt has made.
-fn kept(path: &Path) -> Result<Option<MadeStructureSet>, ContourFailure> {
-    let (Some(folder), Some(stem)) = (path.parent(), path.file_stem().and_then(|stem| stem.to_str())) else {
-        return Ok(None);
-    };
-    if !path.exists() {
-        return Ok(None);
-    }
-    let part10 = fs::read(path).map_err(ContourFailure::retry)?;
-    let organs = fs::read(path.with_extension("json")).ok();
+fn kept(objects: &Objects, result: &str) -> Result<Option<MadeStructureSet>, ObjectError> {
+    let (folder, stem) = parts_of(result);
+    let Some(part10) = objects.get(result)? else { return Ok(None) };
+    let organs = objects.get(&format!("{folder}/{stem}.json"))?;
     let organs = organs.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
     let mut formatted = Vec::new();
-    for entry in fs::read_dir(folder).map_err(ContourFailure::retry)? {
-        let path = entry.map_err(ContourFailure::retry)?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    for name in objects.list(folder)?.objects {
         let parts: Vec<&str> = name.split('.').collect();
         let [of, format, kind @ ("dcm" | "held")] = parts[..] else { continue };
         if of == stem {
-            let bytes = fs::read(&path).map_err(ContourFailure::retry)?;
+            let name = format!("{folder}/{name}");
+            let bytes = objects.get(&name)?.ok_or(ObjectError::Absent(name))?;
             let reason = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
             let part10 = if kind == "dcm" { Ok(bytes) } else { Err(reason(bytes)) };
             formatted.push(Formatted { format: format.to_owned(), part10 });
@@ -297,25 +302,33 @@ fn kept(path: &Path) -> Result<Option<MadeStructureSet>, ContourFailure> {
     Ok(Some(MadeStructureSet { part10, formatted, organs }))
 }
 
-fn keep(made: &MadeStructureSet, path: &Path) -> Result<(), ContourFailure> {
-    let json = serde_json::to_vec_pretty(&made.organs).map_err(ContourFailure::retry)?;
-    fs::create_dir_all(path.parent().unwrap_or(path)).map_err(ContourFailure::retry)?;
-    let put = |path: &Path, bytes: &[u8]| replace(path, bytes).map_err(ContourFailure::retry);
-    put(&path.with_extension("json"), &json)?;
+/// Keeps everything beside the result, then the result: of two nodes at the same job the first one's counts.
+fn keep(objects: &Objects, made: &MadeStructureSet, result: &str) -> Result<Kept, ObjectError> {
+    let json = serde_json::to_vec_pretty(&made.organs).expect("numbers, texts and lists become JSON");
+    let (folder, stem) = parts_of(result);
+    let put = |rest: &str, bytes: &[u8]| objects.put(&format!("{folder}/{stem}.{rest}"), bytes);
+    put("json", &json)?;
     for Formatted { format, part10 } in &made.formatted {
         match part10 {
-            Ok(bytes) => put(&path.with_extension(format!("{format}.dcm")), bytes)?,
-            Err(reason) => put(&path.with_extension(format!("{format}.held")), reason.as_bytes())?,
+            Ok(bytes) => put(&format!("{format}.dcm"), bytes)?,
+            Err(reason) => put(&format!("{format}.held"), reason.as_bytes())?,
         }
     }
-    put(path, &made.part10)
+    objects.put_new(result, &[&made.part10])
+}
+
+/// The folder of a result, and its name without the ending.
+fn parts_of(result: &str) -> (&str, &str) {
+    let (folder, name) = result.rsplit_once('/').unwrap_or(("", result));
+    (folder, name.strip_suffix(".dcm").unwrap_or(name))
 }
 
 /// Renews the lease of a job until it is aborted or the job is not ours any more.
-async fn renew(store: Arc<Store>, node: String, job: Job) {
+async fn renew(store: Arc<Store>, member: Member, job: Job) {
+    let Member { node, lease } = member;
     loop {
-        tokio::time::sleep(LEASE / 4).await;
-        let renewed: Result<bool, StoreError> = Queue::new(&store, &node, LEASE).renew(&job, now_ms()).await;
+        tokio::time::sleep(lease / 4).await;
+        let renewed: Result<bool, StoreError> = Queue::new(&store, &node, lease).renew(&job, now_ms()).await;
         match renewed {
             Ok(true) => {}
             Ok(false) => {

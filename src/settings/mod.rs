@@ -11,6 +11,7 @@ mod notifications;
 mod organs;
 mod rules;
 pub mod service;
+pub mod store;
 mod synthetic;
 mod templates;
 pub mod tls;

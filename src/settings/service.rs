@@ -13,6 +13,7 @@ use super::SettingsError;
 use super::audit::AuditSettings;
 pub use super::destinations::DestinationSettings;
 pub use super::notifications::NotificationSettings;
+pub use super::store::StoreSettings;
 use crate::pipeline::anatomy::AnatomySettings;
 use crate::pipeline::rtstruct::{Format, NotFound};
 use crate::vocabulary::dicom::{AeTitle, Peer};
@@ -28,6 +29,10 @@ pub struct ServiceSettings {
     pub data_dir: Option<PathBuf>,
     /// Address of metrics and health; `None` switches them off.
     pub http: Option<SocketAddr>,
+    /// What the nodes of a cluster share; without it one node works alone, in its data folder.
+    pub store: Option<StoreSettings>,
+    /// How long associations are still taken after the service was asked to stop, while `/ready` says no, s.
+    pub stop_drain_s: f64,
     /// How long the series in work may still take when the service is asked to stop, s.
     pub stop_grace_s: f64,
     /// The Store SCP.
@@ -241,6 +246,8 @@ impl Default for ServiceSettings {
             ae_title: "OARLOCK".parse().expect("seven letters"),
             data_dir: None,
             http: None,
+            store: None,
+            stop_drain_s: 0.0,
             stop_grace_s: 30.0,
             listen: ListenSettings::default(),
             audit: AuditSettings::default(),
@@ -388,6 +395,17 @@ impl ServiceSettings {
                 return value(key, &found, "0.001 to 1000000");
             }
         }
+        if !(0.0..=1e6).contains(&self.stop_drain_s) {
+            return value("stop_drain_s", &self.stop_drain_s, "0 to 1000000");
+        }
+        if let Some(store) = &self.store {
+            store.check(origin)?;
+            if let Some(limit) = self.retention.max_gb {
+                let allowed =
+                    "no limit with store, where retention.keep_days is the one: the bucket is shared";
+                return value("retention.max_gb", &limit, allowed);
+            }
+        }
         let listen = &self.listen;
         if !(1..=1_000).contains(&listen.max_associations) {
             return value("listen.max_associations", &listen.max_associations, "1 to 1000");
@@ -518,11 +536,13 @@ mod tests {
         let text = std::fs::read_to_string(path).unwrap();
         let uncommented: String =
             text.lines().map(|l| l.strip_prefix("#: ").unwrap_or(l).to_owned() + "\n").collect();
-        let full = load(&uncommented).unwrap();
+        assert!(load(&uncommented).unwrap_err().contains("retention.max_gb"));
+        let full = load(&uncommented.replace("  max_gb: 500\n", "")).unwrap();
         assert_eq!(full.destinations[0].to.to_string(), "ECLIPSE@10.0.0.5:104");
         assert_eq!(full.destinations.len(), 4);
         assert_eq!(full.listen.callers.len(), 2);
         assert!(full.http.is_some() && full.data_dir.is_some() && full.rules.is_some());
+        assert_eq!(full.store.unwrap().lease_s, 60.0);
         assert!(full.listen.tls.is_some() && full.audit.file.is_some());
         assert_eq!(full.audit.syslog.unwrap().to_string(), "tls://audit.hospital.example:6514");
         assert!(full.audit.tls.certificate.is_some());
@@ -545,6 +565,12 @@ mod tests {
             ("audit: {patients: some}", ["hashed", "clear"]),
             ("destinations: [{peer: ECLIPSE}]", ["peer", "AET@HOST:PORT"]),
             ("listen: {called_ae_title: mine}", ["called_ae_title", "own"]),
+            ("store: {lease_s: 5}", ["postgres", "missing"]),
+            (
+                "{store: {postgres: {host: db}, s3: {endpoint: 'https://s', bucket: b, access_key_env: A, secret_key_env: B}, \
+                  lease_s: 0.5}}",
+                ["store.lease_s", "1 to 3600"],
+            ),
             ("anatomy: {lungs: true}", ["lungs", "one_piece"]),
             ("structure_set: {not_found: invent}", ["invent", "empty_roi"]),
         ] {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use oarlock::pipeline::ingest::{Clue, StoredInstance};
@@ -23,61 +24,118 @@ fn at(ms: i64) -> Now {
     Now { ms, minute_of_day: 0 }
 }
 
-/// Ended by SIGQUIT, so that it leaves no shared memory behind.
-struct Server(Process);
+/// A server of a test's own, as the user `postgres` where we are root. Ended by SIGQUIT, so that it leaves no shared
+/// memory behind.
+pub(crate) struct Server {
+    process: Process,
+    programs: PathBuf,
+    data: PathBuf,
+    port: u16,
+}
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let pid = self.0.0.id().to_string();
-        if Command::new("kill").args(["-QUIT", &pid]).status().is_ok_and(|status| status.success()) {
-            drop(self.0.0.wait());
-        }
+        self.stop();
     }
 }
 
-/// A server of this test's own, as the user `postgres` where we are root; `None` with a visible line where there is none.
-fn server(folder: &Path) -> Option<(Server, Place)> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let debian = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let mut programs = std::env::split_paths(&path).chain(debian.map(|entry| entry.path().join("bin")));
-    let Some(programs) = programs.find(|folder| folder.join("initdb").is_file()) else {
-        assert!(!everything_must_be_here(), "postgres: not installed; run tests/peers/install");
-        eprintln!("SKIPPED postgres: PostgreSQL is not installed (tests/peers/install)");
-        return None;
-    };
-    let data = folder.join("postgres");
-    std::fs::create_dir(&data).unwrap();
-    let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
-    if is_root {
-        let open = |path: &Path, mode: &str| {
-            assert!(Command::new("chmod").arg(mode).arg(path).status().unwrap().success())
+impl Server {
+    /// Starts one with its data in `folder`; `None` with a visible line where PostgreSQL is not installed.
+    pub(crate) fn start(folder: &Path) -> Option<Self> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let debian = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        let mut programs = std::env::split_paths(&path).chain(debian.map(|entry| entry.path().join("bin")));
+        let Some(programs) = programs.find(|folder| folder.join("initdb").is_file()) else {
+            assert!(!everything_must_be_here(), "postgres: not installed; run tests/peers/install");
+            eprintln!("SKIPPED postgres: PostgreSQL is not installed (tests/peers/install)");
+            return None;
         };
-        open(folder, "755");
-        assert!(Command::new("chown").arg("postgres").arg(&data).status().unwrap().success());
-    }
-    let command = |program: &str| {
-        let program: PathBuf = programs.join(program);
-        if !is_root {
-            return Command::new(program);
+        let data = folder.join("postgres");
+        std::fs::create_dir(&data).unwrap();
+        if is_root() {
+            let open = |path: &Path, mode: &str| {
+                assert!(Command::new("chmod").arg(mode).arg(path).status().unwrap().success())
+            };
+            open(folder, "755");
+            assert!(Command::new("chown").arg("postgres").arg(&data).status().unwrap().success());
         }
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program);
-        command
-    };
-    let made = command("initdb").args(["-A", "trust", "-U", "oarlock", "-D"]).arg(&data).output().unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let port = free_port();
-    let mut run = command("postgres");
-    run.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k", ""]);
-    let process = Server(Process(run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()));
-    let place = Place::Server(format!("postgres://oarlock@127.0.0.1:{port}/postgres"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    wait_for("PostgreSQL", || {
-        std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
-        let opened = runtime.block_on(async { tokio::time::timeout(LIMIT, Store::open(&place)).await });
-        opened.ok()?.ok().map(drop)
-    });
-    Some((process, place))
+        let mut initdb = command(&programs.join("initdb"));
+        let made = initdb.args(["-A", "trust", "-U", "oarlock", "-D"]).arg(&data).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let port = free_port();
+        let server = Self { process: run(&programs, &data, port), programs, data, port };
+        server.wait();
+        Some(server)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://oarlock@127.0.0.1:{}/postgres", self.port)
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        Place::Server(self.url())
+    }
+
+    /// Ends it as a crash does.
+    pub(crate) fn stop(&mut self) {
+        let pid = self.process.0.id().to_string();
+        let is_running = self.process.0.try_wait().is_ok_and(|ended| ended.is_none());
+        if is_running && Command::new("kill").args(["-QUIT", &pid]).status().is_ok_and(|s| s.success()) {
+            drop(self.process.0.wait());
+        }
+    }
+
+    pub(crate) fn start_again(&mut self) {
+        self.process = run(&self.programs, &self.data, self.port);
+        self.wait();
+    }
+
+    fn wait(&self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        wait_for("PostgreSQL", || {
+            std::net::TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+            let place = self.place();
+            let opened = runtime.block_on(async { tokio::time::timeout(LIMIT, Store::open(&place)).await });
+            opened.ok()?.ok().map(drop)
+        });
+    }
+
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.0.id()
+    }
+
+    /// What it has logged, where it collects that.
+    pub(crate) fn log(&self) -> String {
+        let files = std::fs::read_dir(self.data.join("log")).into_iter().flatten().flatten();
+        files.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default()).collect()
+    }
+
+    /// Runs statements as a person would.
+    pub(crate) fn sql(&self, sql: &str) {
+        let beside = self.programs.join("psql");
+        let mut psql = command(if beside.is_file() { &beside } else { Path::new("psql") });
+        let done = psql.args(["-v", "ON_ERROR_STOP=1", "-c", sql, &self.url()]).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().unwrap().stdout == b"0\n"
+}
+
+fn command(program: &Path) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program);
+    command
+}
+
+fn run(programs: &Path, data: &Path, port: u16) -> Process {
+    let mut run = command(&programs.join("postgres"));
+    run.arg("-D").arg(data).args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k", ""]);
+    Process(run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
 }
 
 fn instances(series: &str, n: usize) -> Vec<StoredInstance> {
@@ -174,8 +232,8 @@ fn a_series_lives_the_same_life_on_both_engines() {
         });
     };
     life(&Place::File(folder.path().join("x.sqlite3")));
-    let Some((_server, place)) = server(folder.path()) else { return };
-    life(&place);
+    let Some(server) = Server::start(folder.path()) else { return };
+    life(&server.place());
 }
 
 /// Three nodes, each with a store of its own, take the jobs of one database. One of them dies with a job in hand; another
@@ -183,7 +241,8 @@ fn a_series_lives_the_same_life_on_both_engines() {
 #[test]
 fn three_nodes_share_the_jobs_of_one_server_and_each_ends_once() {
     let folder = tempfile::tempdir().unwrap();
-    let Some((_server, place)) = server(folder.path()) else { return };
+    let Some(server) = Server::start(folder.path()) else { return };
+    let place = server.place();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         // All at once, so that three bring the tables up to date at the same time.
@@ -231,5 +290,51 @@ fn three_nodes_share_the_jobs_of_one_server_and_each_ends_once() {
         for store in stores {
             store.close().await;
         }
+    });
+}
+
+/// A newer program brings its tables while nodes of this version work; they go on, and start again. One that changes what
+/// they rely on says so, and they refuse.
+#[test]
+fn an_old_node_works_on_while_a_migration_is_applied() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(server) = Server::start(folder.path()) else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let old = Arc::new(runtime.block_on(Store::open(&server.place())).unwrap());
+    let (working, stop) = (Arc::clone(&old), Arc::new(AtomicBool::new(false)));
+    let stopped = Arc::clone(&stop);
+    let work = runtime.spawn(async move {
+        let queue = Queue::new(&working, "old", LEASE);
+        let mut n = 0;
+        while !stopped.load(Ordering::Relaxed) {
+            n += 1;
+            complete(&working, &format!("1.2.{n}"), 2, &Choice::default(), n).await;
+            let job = queue.take(at(n)).await.unwrap().unwrap();
+            let deliveries = [delivery(job.series.as_str(), job.version)];
+            let end = End::Contoured { result: "r", organs: &[], deliveries: &deliveries };
+            assert!(queue.end(&job, &end, n).await.unwrap());
+            let taken = working.take_due("TPS@h:104", "old", LEASE, LEASE, n).await.unwrap().unwrap();
+            let there = Delivery { state: DeliveryState::Delivered, delivered_ms: Some(n), ..taken };
+            assert!(working.after_attempt(&there, "there", n).await.unwrap());
+        }
+        n
+    });
+    let applied = |number: u32, sql: &str| {
+        server.sql(&format!(
+            "BEGIN; {sql}; INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+             VALUES ({number}, 'of a newer program', TRUE, '\\x00', 0); COMMIT"
+        ));
+    };
+    applied(9001, "ALTER TABLE jobs ADD COLUMN shade TEXT; ALTER TABLE series ADD COLUMN shade BIGINT");
+    applied(9002, "CREATE TABLE shades (shade TEXT); CREATE INDEX jobs_shade ON jobs (shade)");
+    stop.store(true, Ordering::Relaxed);
+    let n = runtime.block_on(work).unwrap();
+    assert!(n > 1, "nothing was done meanwhile");
+    runtime.block_on(async {
+        old.close().await;
+        Store::open(&server.place()).await.unwrap().close().await;
+        server.sql("UPDATE compatibility SET oldest = 9003");
+        let error = Store::open(&server.place()).await.unwrap_err().to_string();
+        assert!(error.contains("need a newer version") && error.contains("9003"), "{error}");
     });
 }

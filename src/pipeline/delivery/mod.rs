@@ -16,9 +16,10 @@ pub use destination::{DeliveryError, Destination, Receipt, Way};
 pub use find::{FindError, count_instances};
 pub use folder::FolderError;
 pub use http::CertificatesError;
-pub(crate) use outbox::replace;
-pub use outbox::{OutboxError, OutboxFolder, RetryPolicy};
+pub use outbox::{OutboxFolder, RetryPolicy};
 pub use scu::{Kind, Scu, ScuError, ScuTimeouts, Stored, echo, echo_with, kind_of};
 pub use secret::{Secret, SecretError, SecretSource};
 pub use stow::{Login, StowError, StowService};
 pub use webhook::{Notice, NoticeKind, Notices, Webhook};
+
+pub use super::objects::ObjectError as OutboxError;

@@ -1,31 +1,14 @@
-//! The objects that still have to go, on disk, and when to try again. How a delivery stands is the store's.
+//! The objects that still have to go, and when to try again. How a delivery stands is the store's.
 //!
 //! ```text
 //! outbox/STEM.dcm             still has to go
 //! outbox/delivered/STEM.dcm   the peer has it; kept so that it can be sent again, byte for byte
 //! ```
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-/// Why the outbox cannot keep something.
-#[derive(Debug, thiserror::Error)]
-pub enum OutboxError {
-    /// Reading or writing failed.
-    #[error("{operation} {path} failed: is the disk full, or the folder not ours?")]
-    Io {
-        /// What we did.
-        operation: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
+use crate::pipeline::objects::{ObjectError, Objects};
 
 /// When to try again, and when not any more.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,18 +34,25 @@ impl RetryPolicy {
 /// The folder of objects.
 #[derive(Debug)]
 pub struct OutboxFolder {
-    folder: PathBuf,
+    objects: Objects,
 }
 
 impl OutboxFolder {
-    /// Opens or makes the folder.
+    /// In a folder of this node.
     ///
     /// # Errors
     /// Where it cannot be made.
-    pub fn open(folder: &Path) -> Result<Self, OutboxError> {
+    pub fn open(folder: &Path) -> Result<Self, ObjectError> {
         let delivered = folder.join("delivered");
-        fs::create_dir_all(&delivered).map_err(io_error("creating", &delivered))?;
-        Ok(Self { folder: folder.to_owned() })
+        let failed = |source| ObjectError::File { operation: "creating", path: delivered.clone(), source };
+        std::fs::create_dir_all(&delivered).map_err(failed)?;
+        Ok(Self::over(Objects::in_folder(folder)))
+    }
+
+    /// Over objects, of a bucket too.
+    #[must_use]
+    pub fn over(objects: Objects) -> Self {
+        Self { objects }
     }
 
     /// Keeps a Part 10 file for a destination. Durable on return. The same key for the same destination again
@@ -70,97 +60,84 @@ impl OutboxFolder {
     ///
     /// # Errors
     /// Where it cannot be written.
-    pub fn keep(&self, delivery: &str, destination: &str, part10: &[u8]) -> Result<(), OutboxError> {
-        if self.is_delivered(delivery, destination) || self.waiting(delivery, destination).exists() {
+    pub fn keep(&self, delivery: &str, destination: &str, part10: &[u8]) -> Result<(), ObjectError> {
+        if self.is_delivered(delivery, destination)? {
             return Ok(());
         }
-        replace(&self.waiting(delivery, destination), part10)
+        self.objects.put_new(&waiting(delivery, destination), &[part10]).map(drop)
     }
 
     /// The bytes that go, or went, to a destination.
     ///
     /// # Errors
     /// Where they are not there.
-    pub fn read(&self, delivery: &str, destination: &str) -> Result<Vec<u8>, OutboxError> {
-        let waiting = self.waiting(delivery, destination);
-        match fs::read(&waiting) {
-            Ok(bytes) => Ok(bytes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let delivered = self.delivered(delivery, destination);
-                fs::read(&delivered).map_err(io_error("reading", &delivered))
-            }
-            Err(source) => Err(OutboxError::Io { operation: "reading", path: waiting, source }),
+    pub fn read(&self, delivery: &str, destination: &str) -> Result<Vec<u8>, ObjectError> {
+        let waiting = waiting(delivery, destination);
+        if let Some(bytes) = self.objects.get(&waiting)? {
+            return Ok(bytes);
         }
+        let delivered = delivered(delivery, destination);
+        self.objects.get(&delivered)?.ok_or(ObjectError::Absent(delivered))
     }
 
-    /// Notes on disk that a peer has it.
+    /// Notes beside the objects that a peer has it.
     ///
     /// # Errors
-    /// Where the file cannot be moved.
-    pub fn settle(&self, delivery: &str, destination: &str) -> Result<(), OutboxError> {
-        let waiting = self.waiting(delivery, destination);
-        if !waiting.exists() {
+    /// Where it cannot be moved.
+    pub fn settle(&self, delivery: &str, destination: &str) -> Result<(), ObjectError> {
+        let waiting = waiting(delivery, destination);
+        if !self.objects.exists(&waiting)? {
             return Ok(());
         }
-        let delivered = self.delivered(delivery, destination);
-        fs::rename(&waiting, &delivered).map_err(io_error("moving", &waiting))?;
-        sync_parent(&delivered)
+        self.objects.rename(&waiting, &delivered(delivery, destination))
     }
 
-    /// Notes on disk that a peer has what lies at `object`.
+    /// Notes that a peer has what lies in the file `object`.
     ///
     /// # Errors
-    /// Where it cannot be linked.
+    /// Where it cannot be read or kept.
     pub fn adopt_delivered(
         &self,
         delivery: &str,
         destination: &str,
         object: &Path,
-    ) -> Result<(), OutboxError> {
-        let delivered = self.delivered(delivery, destination);
-        if delivered.exists() {
-            return Ok(());
-        }
-        fs::hard_link(object, &delivered).map_err(io_error("linking", object))?;
-        sync_parent(&delivered)
+    ) -> Result<(), ObjectError> {
+        let failed = |source| ObjectError::File { operation: "reading", path: object.to_owned(), source };
+        let bytes = std::fs::read(object).map_err(failed)?;
+        self.objects.put_new(&delivered(delivery, destination), &[&bytes]).map(drop)
     }
 
     /// Removes an object that the peer has; it cannot be sent again.
     ///
     /// # Errors
     /// Where the disk refuses.
-    pub fn forget(&self, delivery: &str, destination: &str) -> Result<(), OutboxError> {
-        let delivered = self.delivered(delivery, destination);
-        match fs::remove_file(&delivered) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(io_error("removing", &delivered)(error))
-            }
-            _ => Ok(()),
-        }
+    pub fn forget(&self, delivery: &str, destination: &str) -> Result<(), ObjectError> {
+        self.objects.remove(&delivered(delivery, destination))
     }
 
-    /// Whether any object still has to go, or was delivered without a note on disk.
+    /// Whether any object still has to go, or was delivered without a note beside the objects.
     ///
     /// # Errors
     /// Where the folder cannot be read.
-    pub fn holds_any(&self) -> Result<bool, OutboxError> {
-        let entries = fs::read_dir(&self.folder).map_err(io_error("reading", &self.folder))?;
-        Ok(entries.flatten().any(|entry| entry.path().extension().is_some_and(|e| e == "dcm")))
+    pub fn holds_any(&self) -> Result<bool, ObjectError> {
+        Ok(self.objects.list("")?.objects.iter().any(|name| name.ends_with(".dcm")))
     }
 
-    /// Whether a peer has it, as the disk says.
-    #[must_use]
-    pub fn is_delivered(&self, delivery: &str, destination: &str) -> bool {
-        self.delivered(delivery, destination).exists()
+    /// Whether a peer has it, as the objects say.
+    ///
+    /// # Errors
+    /// Where that cannot be found out.
+    pub fn is_delivered(&self, delivery: &str, destination: &str) -> Result<bool, ObjectError> {
+        self.objects.exists(&delivered(delivery, destination))
     }
+}
 
-    fn waiting(&self, delivery: &str, destination: &str) -> PathBuf {
-        self.folder.join(stem(delivery, destination)).with_added_extension("dcm")
-    }
+fn waiting(delivery: &str, destination: &str) -> String {
+    format!("{}.dcm", stem(delivery, destination))
+}
 
-    fn delivered(&self, delivery: &str, destination: &str) -> PathBuf {
-        self.folder.join("delivered").join(stem(delivery, destination)).with_added_extension("dcm")
-    }
+fn delivered(delivery: &str, destination: &str) -> String {
+    format!("delivered/{}.dcm", stem(delivery, destination))
 }
 
 /// A file name that no key or destination can bend: their SHA-256.
@@ -168,31 +145,6 @@ fn stem(delivery: &str, destination: &str) -> String {
     use sha2::{Digest, Sha256};
     let hash = Sha256::digest(format!("{delivery}\n{destination}"));
     hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Puts a file of mode 0600 in place at once, durably.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), OutboxError> {
-    let temporary = path.with_added_extension("part");
-    let written = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .and_then(|mut file| io::Write::write_all(&mut file, bytes).and_then(|()| file.sync_all()));
-    written.map_err(io_error("writing", &temporary))?;
-    fs::rename(&temporary, path).map_err(io_error("renaming", &temporary))?;
-    sync_parent(path)
-}
-
-fn sync_parent(path: &Path) -> Result<(), OutboxError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error("syncing", folder))
-}
-
-fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OutboxError {
-    let path = path.to_owned();
-    move |source| OutboxError::Io { operation, path, source }
 }
 
 #[cfg(test)]
@@ -221,11 +173,11 @@ mod tests {
         open().keep("../../1.2.3 v1", "TPS@h:104", b"third").unwrap();
         let outbox = open();
         assert_eq!(outbox.read("../../1.2.3 v1", "PACS@h:104").unwrap(), b"first");
-        assert_eq!(outbox.waiting("../../1.2.3 v1", "PACS@h:104").parent(), Some(folder.path()));
-        assert!(!outbox.is_delivered("../../1.2.3 v1", "PACS@h:104"));
+        assert!(!waiting("../../1.2.3 v1", "PACS@h:104").contains('/'));
+        assert!(!outbox.is_delivered("../../1.2.3 v1", "PACS@h:104").unwrap());
         outbox.settle("../../1.2.3 v1", "PACS@h:104").unwrap();
         outbox.keep("../../1.2.3 v1", "PACS@h:104", b"fourth").unwrap();
-        assert!(outbox.is_delivered("../../1.2.3 v1", "PACS@h:104"));
+        assert!(outbox.is_delivered("../../1.2.3 v1", "PACS@h:104").unwrap());
         assert_eq!(outbox.read("../../1.2.3 v1", "PACS@h:104").unwrap(), b"first");
         assert!(outbox.read("1.2.3 v2", "PACS@h:104").is_err());
     }

@@ -77,7 +77,7 @@ impl SecretSource {
 
 impl Secret {
     /// The secret itself, for the one place that sends it.
-    pub(super) fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }

@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 
 use super::association;
 use super::budget::Budget;
-use super::spool::{Spool, StoredInstance};
+use super::spool::Spool;
+use super::stored::StoredInstance;
 use super::tally::Tally;
 use super::witness::{IngestEvent, Witness};
 use crate::pipeline::tls::TlsServer;

@@ -11,7 +11,9 @@ mod listener;
 pub(crate) mod part10;
 pub(crate) mod pdu;
 pub(crate) mod receiver;
+mod shared;
 mod spool;
+mod stored;
 mod tally;
 mod witness;
 
@@ -22,6 +24,9 @@ pub use listener::{
 pub use part10::Part10Error;
 pub use pdu::PduError;
 pub use receiver::FragmentError;
-pub use spool::{Clue, OnDisk, Spool, SpoolError, SpoolLimits, StoredInstance, free_mb};
+pub(crate) use shared::series_of_file;
+pub use shared::{Announced, Announcer};
+pub use spool::{OnDisk, Spool, SpoolError, SpoolLimits, free_mb};
+pub use stored::{Clue, StoredInstance};
 pub(crate) use witness::study_of_file;
 pub use witness::{IngestEvent, StudyOf, Witness};

@@ -20,72 +20,11 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use super::data_set::{self, DataSetError, Keep, Outline};
 use super::known::Known;
 use super::part10::{self, Part10Error};
+use super::shared::Shared;
+use super::stored::{Clue, StoredInstance};
+use crate::pipeline::objects::ObjectError;
 use crate::vocabulary::dicom::dimse::StoreStatus;
-use crate::vocabulary::dicom::{
-    AeTitle, SeriesInstanceUid, SopClassUid, SopInstanceUid, StudyInstanceUid, TransferSyntaxUid,
-};
-
-/// An instance that is durable on disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredInstance {
-    /// The Part 10 file; the data set in it is byte for byte what was sent.
-    pub path: PathBuf,
-    /// SOP Class UID (0008,0016).
-    pub sop_class_uid: SopClassUid,
-    /// SOP Instance UID (0008,0018).
-    pub sop_instance_uid: SopInstanceUid,
-    /// Series Instance UID (0020,000E).
-    pub series_instance_uid: SeriesInstanceUid,
-    /// What it says about its series.
-    pub clue: Clue,
-}
-
-/// What an instance says about its series: who sends it, and whether it is whole.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Clue {
-    /// Who sent it.
-    pub calling_ae_title: Option<AeTitle>,
-    /// Study Instance UID (0020,000D).
-    pub study_instance_uid: Option<StudyInstanceUid>,
-    /// Image Position along the normal of Image Orientation, mm.
-    pub position_mm: Option<f64>,
-    /// Number of Series Related Instances (0020,1209).
-    pub n_related: Option<u32>,
-    /// Whether Image Type (0008,0008) says so; it lies in a plane of its own.
-    pub is_localizer: bool,
-}
-
-/// Bit for bit, so that a clue can be compared like the rest of an instance.
-impl Eq for Clue {}
-
-impl Clue {
-    fn of(outline: &Outline, calling_ae_title: Option<AeTitle>) -> Self {
-        let numbers = |tag| -> Option<Vec<f64>> {
-            outline
-                .text(tag)
-                .split('\\')
-                .map(|n| n.trim().parse().ok().filter(|n: &f64| n.is_finite()))
-                .collect()
-        };
-        let along_normal = |position: &[f64], orientation: &[f64]| {
-            let ([px, py, pz], [rx, ry, rz, cx, cy, cz]) = (position, orientation) else { return None };
-            let normal = [ry * cz - rz * cy, rz * cx - rx * cz, rx * cy - ry * cx];
-            Some(px * normal[0] + py * normal[1] + pz * normal[2])
-        };
-        let position = numbers(data_set::IMAGE_POSITION);
-        let orientation = numbers(data_set::IMAGE_ORIENTATION);
-        Self {
-            calling_ae_title,
-            study_instance_uid: outline.text(data_set::STUDY_INSTANCE_UID).parse().ok(),
-            position_mm: position.zip(orientation).and_then(|(p, o)| along_normal(&p, &o)),
-            n_related: outline.text(data_set::NUMBER_OF_SERIES_RELATED_INSTANCES).trim().parse().ok(),
-            is_localizer: outline
-                .text(data_set::IMAGE_TYPE)
-                .split('\\')
-                .any(|value| value.trim() == "LOCALIZER"),
-        }
-    }
-}
+use crate::vocabulary::dicom::{AeTitle, SeriesInstanceUid, SopClassUid, SopInstanceUid, TransferSyntaxUid};
 
 /// The names of a series that is on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,6 +87,14 @@ pub enum SpoolError {
     /// Known with another image.
     #[error("SOP Instance UID known with other content; quarantined")]
     OtherContent,
+    /// The bucket.
+    #[error("the instances in the bucket cannot be used")]
+    Object(#[source] ObjectError),
+    /// Nobody would know of its series.
+    #[error(
+        "the series cannot be announced to the other nodes, so that its instances would be forgotten with this one: {0}"
+    )]
+    Unannounced(String),
     /// Instances of a series are being written, so it is not removed now.
     #[error("instances of the series are being written: it is looked at again")]
     Busy,
@@ -190,9 +137,12 @@ impl SpoolError {
             Self::DataSet(_) | Self::Uid { .. } => StoreStatus::CannotUnderstand,
             Self::Mismatch { .. } => StoreStatus::DataSetMismatch,
             Self::OtherContent => StoreStatus::OtherContent,
-            Self::Busy | Self::DiskFull { .. } | Self::Io { .. } | Self::Foreign { .. } => {
-                StoreStatus::OutOfResources
-            }
+            Self::Object(_)
+            | Self::Unannounced(_)
+            | Self::Busy
+            | Self::DiskFull { .. }
+            | Self::Io { .. }
+            | Self::Foreign { .. } => StoreStatus::OutOfResources,
         }
     }
 }
@@ -208,11 +158,13 @@ pub struct SpoolLimits {
     pub max_inflated_bytes: u64,
 }
 
-/// The folder of received instances.
+/// The received instances: in a folder of this node, or in a bucket that it shares with others.
 #[derive(Debug)]
 pub struct Spool {
-    folder: PathBuf,
-    limits: SpoolLimits,
+    pub(super) folder: PathBuf,
+    pub(super) limits: SpoolLimits,
+    /// The bucket, where it is one; then nothing below is in use but the claims.
+    pub(super) shared: Option<Shared>,
     index: Mutex<Index>,
     free_again: Condvar,
     counter: AtomicU64,
@@ -271,15 +223,20 @@ impl Spool {
             stored.push(OnDisk { series_instance_uid, sop_instance_uids });
         }
         let index = Mutex::new(Index { known, in_hand: BTreeMap::new() });
-        let spool = Self {
+        let spool = Self { index, ..Self::empty(folder, limits, None) };
+        Ok((spool, stored))
+    }
+
+    pub(super) fn empty(folder: &Path, limits: SpoolLimits, shared: Option<Shared>) -> Self {
+        Self {
             folder: folder.to_owned(),
             limits,
-            index,
+            shared,
+            index: Mutex::default(),
             free_again: Condvar::new(),
             counter: AtomicU64::new(0),
             bytes_in_hand: AtomicU64::new(0),
-        };
-        Ok((spool, stored))
+        }
     }
 
     /// Checks an instance and makes it durable. Blocks; belongs on a thread that may.
@@ -287,6 +244,11 @@ impl Spool {
         let outline = self.outline(incoming, Keep::Values)?;
         let series_instance_uid = SeriesInstanceUid::parse(&outline.text(data_set::SERIES_INSTANCE_UID))
             .map_err(|source| SpoolError::Uid { keyword: "SeriesInstanceUID", source })?;
+        if let Some(shared) = &self.shared {
+            let _claim = self.claim(incoming.sop_instance_uid, &series_instance_uid);
+            let clue = Clue::of(&outline, Some(incoming.calling_ae_title.clone()));
+            return self.store_shared(shared, incoming, series_instance_uid, clue);
+        }
         let series = self.folder.join("instances").join(series_instance_uid.as_str());
         let _written_soon = self.require_free_space(incoming.data_set.len(), series.is_dir())?;
         let claim = self.claim(incoming.sop_instance_uid, &series_instance_uid);
@@ -319,6 +281,9 @@ impl Spool {
     /// # Errors
     /// [`SpoolError`] where one cannot be read.
     pub fn series(&self, series: &SeriesInstanceUid) -> Result<Vec<StoredInstance>, SpoolError> {
+        if let Some(shared) = &self.shared {
+            return shared.read(series, &shared.uids(series)?, self.limits.max_inflated_bytes);
+        }
         Self::stored_series(&self.folder, series, self.limits.max_inflated_bytes)
     }
 
@@ -344,16 +309,20 @@ impl Spool {
         fs::remove_dir_all(&aside).map_err(io_error("removing", &aside))
     }
 
-    /// An instance on disk by its UIDs.
+    /// Instances as files: those of this node, or fetched from the bucket into `folder`.
     ///
     /// # Errors
-    /// [`SpoolError`] where it is not there or cannot be read.
-    pub fn instance(
+    /// [`SpoolError`] where one is not there or cannot be read.
+    pub fn instances(
         &self,
         series: &SeriesInstanceUid,
-        instance: &SopInstanceUid,
-    ) -> Result<StoredInstance, SpoolError> {
-        Self::stored_instance(&self.folder, series, instance)
+        instances: &[SopInstanceUid],
+        folder: &Path,
+    ) -> Result<Vec<StoredInstance>, SpoolError> {
+        if let Some(shared) = &self.shared {
+            return shared.fetch(series, instances, folder);
+        }
+        instances.iter().map(|uid| Self::stored_instance(&self.folder, series, uid)).collect()
     }
 
     /// The same as [`Spool::series`], of a data folder that another process may work in.
@@ -372,10 +341,8 @@ impl Spool {
             let bytes = fs::read(&path).map_err(io_error("reading", &path))?;
             let foreign = |source| SpoolError::Foreign { path: path.clone(), source };
             let file = part10::split(&bytes).map_err(foreign)?;
-            let syntax = file.transfer_syntax_uid.as_str();
-            // One that cannot be read any more is for the contouring to refuse, with the reason.
-            if let Ok(outline) = data_set::outline(file.data_set, syntax, max_inflated_bytes, Keep::Values) {
-                instance.clue = Clue::of(&outline, file.source_ae_title);
+            if let Some(clue) = Clue::of_file(file, max_inflated_bytes) {
+                instance.clue = clue;
             }
             instances.push(instance);
         }
@@ -418,29 +385,34 @@ impl Spool {
     /// The same UID again: the same image is one instance, another one goes to quarantine.
     fn compare(&self, incoming: &Incoming<'_>, known: &Path) -> Result<Stored, SpoolError> {
         let bytes = fs::read(known).map_err(io_error("reading", known))?;
-        let file =
-            part10::split(&bytes).map_err(|source| SpoolError::Foreign { path: known.to_owned(), source })?;
-        if file.transfer_syntax_uid == *incoming.transfer_syntax_uid && file.data_set == incoming.data_set {
-            return Ok(Stored::Again);
-        }
-        let syntax = file.transfer_syntax_uid.as_str();
-        let before = data_set::outline(file.data_set, syntax, self.limits.max_inflated_bytes, Keep::Pixels)
-            .map_err(SpoolError::DataSet)?;
-        if self.outline(incoming, Keep::Pixels)?.is_same_image(&before) {
+        if self.is_same(incoming, &bytes, known)? {
             return Ok(Stored::Again);
         }
         let name = format!("{}.{}", incoming.sop_instance_uid, self.next_number());
         let path = self.folder.join("quarantine").join(name);
-        let reason = format!(
-            "the SOP Instance UID is known with other pixels, geometry, patient or transfer syntax; the first one was \
-             kept: {}\nsent by {}\n",
-            known.display(),
-            incoming.calling_ae_title
-        );
+        let reason = reason_of(incoming, &known.display().to_string());
         write_durably(&path.with_added_extension("dcm"), &[&part10::header(incoming), incoming.data_set])?;
         write_durably(&path.with_added_extension("txt"), &[reason.as_bytes()])?;
         sync_folder(&self.folder.join("quarantine"))?;
         Err(SpoolError::OtherContent)
+    }
+
+    /// Whether an instance is the same as one that was kept as a file.
+    pub(super) fn is_same(
+        &self,
+        incoming: &Incoming<'_>,
+        kept: &[u8],
+        path: &Path,
+    ) -> Result<bool, SpoolError> {
+        let foreign = |source| SpoolError::Foreign { path: path.to_owned(), source };
+        let file = part10::split(kept).map_err(foreign)?;
+        if file.transfer_syntax_uid == *incoming.transfer_syntax_uid && file.data_set == incoming.data_set {
+            return Ok(true);
+        }
+        let syntax = file.transfer_syntax_uid.as_str();
+        let before = data_set::outline(file.data_set, syntax, self.limits.max_inflated_bytes, Keep::Pixels)
+            .map_err(SpoolError::DataSet)?;
+        Ok(self.outline(incoming, Keep::Pixels)?.is_same_image(&before))
     }
 
     /// Counts these bytes as used until the answer is dropped, so that several writers together do not go below the
@@ -460,7 +432,7 @@ impl Spool {
     }
 
     /// Numbers that no file of an earlier run bears: they begin at the time in nanoseconds.
-    fn next_number(&self) -> u64 {
+    pub(super) fn next_number(&self) -> u64 {
         let since_1970 =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let now = u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX);
@@ -514,12 +486,24 @@ pub fn free_mb(folder: &Path) -> io::Result<u64> {
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize) / 1_000_000)
 }
 
+/// Why an instance is in quarantine.
+pub(super) fn reason_of(incoming: &Incoming<'_>, kept: &str) -> String {
+    format!(
+        "the SOP Instance UID is known with other pixels, geometry, patient or transfer syntax; the first one was kept: \
+         {kept}\nsent by {}\n",
+        incoming.calling_ae_title
+    )
+}
+
 /// Where an instance lies; every part of the name is ours or a checked UID.
 fn path_of(folder: &Path, series: &SeriesInstanceUid, instance: &SopInstanceUid) -> PathBuf {
     folder.join("instances").join(series.as_str()).join(format!("{instance}.dcm"))
 }
 
-fn uid_of_name<U, E>(name: Option<&std::ffi::OsStr>, parse: impl Fn(&str) -> Result<U, E>) -> Option<U> {
+pub(super) fn uid_of_name<U, E>(
+    name: Option<&std::ffi::OsStr>,
+    parse: impl Fn(&str) -> Result<U, E>,
+) -> Option<U> {
     name.and_then(std::ffi::OsStr::to_str).and_then(|name| parse(name).ok())
 }
 

@@ -138,6 +138,11 @@ impl Gathering {
         }
     }
 
+    /// Lets go of a series; somebody else waits for it.
+    pub fn forget(&mut self, series: &SeriesInstanceUid) {
+        self.growing.remove(series);
+    }
+
     /// What is to be asked now, if something is. The answer goes to [`Gathering::answer`].
     pub fn take_question(&mut self, now: Instant) -> Option<Question> {
         for (uid, growing) in &mut self.growing {

@@ -75,6 +75,12 @@ pub enum TlsError {
     System(#[source] rustls::Error),
 }
 
+/// What libraries that ask the process for its TLS get; the first call counts.
+pub(crate) fn use_for_all() {
+    // An error says that it is set already.
+    drop(ring::default_provider().install_default());
+}
+
 /// The cipher suites and groups; rustls has no other than ECDHE with AES-GCM or ChaCha20-Poly1305.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())

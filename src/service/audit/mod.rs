@@ -27,6 +27,7 @@ use crate::pipeline::tls::{TlsClient, TlsError};
 use crate::settings::audit::{AuditSettings, PatientsInAudit, SyslogTransport};
 use crate::vocabulary::dicom::AeTitle;
 use message::{Patients, Source};
+pub(super) use syslog::host_name;
 use syslog::{Syslog, frame};
 
 /// Events that wait for a slow disk or receiver; what comes beyond is counted as lost, since no service may hang on

@@ -268,7 +268,7 @@ impl<'a> Queue<'a> {
                     add_delivery(&mut tx, delivery, now_ms).await?;
                 }
             }
-            End::GivenBack(_) => count_one_attempt_less(&mut tx, job).await?,
+            End::GivenBack(_) => count_one_attempt_less(&mut tx, key).await?,
             End::Refused(_) | End::Failed(_) | End::Again { .. } => {}
         }
         tx.commit().await.map_err(failed("committing"))?;
@@ -281,6 +281,34 @@ impl<'a> Queue<'a> {
     /// [`StoreError`].
     pub async fn release_all(&self, now_ms: i64) -> Result<u32, StoreError> {
         self.move_all(JobState::Working, "the service ended while it was in work", now_ms).await
+    }
+
+    /// Gives back what this node has in work, as when it stops; that does not count as an attempt.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn release_own(&self, now_ms: i64) -> Result<u32, StoreError> {
+        let mut tx = self.store.begin().await?;
+        let rows = sqlx::query(
+            "SELECT series, version FROM jobs WHERE state = 'working' AND lease_owner = $1 ORDER BY series, version",
+        )
+        .bind(self.node.to_owned())
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(failed("looking for jobs"))?;
+        let mut n = 0;
+        for row in &rows {
+            let series: String = cell(row, "series")?;
+            let (series, version) = (series.as_str(), cell::<i64>(row, "version")?);
+            let cause = Some("its node stops");
+            let change = Change { to: JobState::Waiting, reason: cause, not_before_ms: Some(now_ms) };
+            if move_job(&mut tx, (series, version), JobState::Working, None, &change, now_ms).await? {
+                count_one_attempt_less(&mut tx, (series, version)).await?;
+                n += 1;
+            }
+        }
+        tx.commit().await.map_err(failed("committing"))?;
+        Ok(n)
     }
 
     /// Lets everything that failed by the machine's fault be tried once more, as at a start.
@@ -437,10 +465,13 @@ async fn keep_result(
         .map_err(failed("keeping a result"))
 }
 
-async fn count_one_attempt_less(tx: &mut Transaction<'static, Any>, job: &Job) -> Result<(), StoreError> {
+async fn count_one_attempt_less(
+    tx: &mut Transaction<'static, Any>,
+    (series, version): (&str, i64),
+) -> Result<(), StoreError> {
     sqlx::query("UPDATE jobs SET attempts = attempts - 1 WHERE series = $1 AND version = $2")
-        .bind(job.series.as_str().to_owned())
-        .bind(i64::from(job.version))
+        .bind(series.to_owned())
+        .bind(version)
         .execute(&mut **tx)
         .await
         .map(drop)

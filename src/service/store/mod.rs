@@ -8,6 +8,7 @@
 
 mod deliveries;
 mod history;
+mod nodes;
 mod series;
 mod states;
 mod view;
@@ -26,6 +27,7 @@ pub(super) use deliveries::add_delivery;
 pub use deliveries::{Delivery, NewDelivery};
 pub use history::HistoryEntry;
 pub(super) use history::{Event, note};
+pub use nodes::{Arrivals, NodeEntry, Pulse};
 pub use series::{Known, NewVersion};
 pub use states::{DeliveryState, IllegalMove, JobState, SeriesState};
 pub(crate) use states::{State, require_legal};
@@ -35,13 +37,18 @@ pub use view::{JobDetail, JobFilter, JobSummary, VersionDetail};
 pub const FILE_NAME: &str = "oarlock.sqlite3";
 
 /// Number, name and text of each migration, in order. A text that is out in the world is never changed.
-pub(crate) const MIGRATIONS: [(i64, &str, &str); 2] = [
+///
+/// A text only adds: nodes of the version before go on while it is applied. docs/operating.md has the rule.
+pub(crate) const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "begin", include_str!("migrations/0001_begin.sql")),
     (2, "removed", include_str!("migrations/0002_removed.sql")),
+    (3, "nodes", include_str!("migrations/0003_nodes.sql")),
 ];
 
-/// Connections at a time: the worker, the gathering, each destination and the web page hold one for a moment each.
+/// Connections at a time: the worker, the gathering, each destination and the web page hold one for a moment each; of a
+/// cluster's node also whoever announces a series.
 const CONNECTIONS: u32 = 4;
+const CONNECTIONS_OF_A_NODE: u32 = 10;
 
 /// For a connection, and for another writer to finish.
 const BUSY: Duration = Duration::from_secs(10);
@@ -61,6 +68,17 @@ pub enum StoreError {
         #[source]
         source: sqlx::Error,
     },
+    /// The server, or the way to it.
+    #[error(
+        "the database {place} cannot be reached: does the server run, and are its address, user, password and database right?"
+    )]
+    Reach {
+        /// Which, without the password.
+        place: String,
+        /// Why.
+        #[source]
+        source: sqlx::Error,
+    },
     /// There is none.
     #[error("there is no {path}: no service has worked in this folder; name it with --data-dir or --config")]
     Absent {
@@ -75,6 +93,19 @@ pub enum StoreError {
         /// Why.
         #[source]
         source: MigrateError,
+    },
+    /// Its tables have changed in a way that this program does not know.
+    #[error(
+        "the tables of {place} need a newer version of this program: they want migration {oldest}, this one knows {known}; \
+         update it"
+    )]
+    Newer {
+        /// Which.
+        place: String,
+        /// What a program must know.
+        oldest: i64,
+        /// What this one knows.
+        known: i64,
     },
     /// A statement failed.
     #[error("the database failed while {operation}: is the disk full, or the server gone?")]
@@ -144,9 +175,35 @@ impl Store {
     /// [`StoreError`] where it cannot be opened, or is newer than this program.
     pub async fn open(place: &Place) -> Result<Self, StoreError> {
         let store = Self::connect(place).await?;
+        store.require_known(place).await?;
         let migrate = |source| StoreError::Migrate { place: place.to_string(), source };
         store.migrator().run(&store.pool).await.map_err(migrate)?;
         Ok(store)
+    }
+
+    /// Migrations of newer programs do not matter as long as they only add.
+    async fn require_known(&self, place: &Place) -> Result<(), StoreError> {
+        let tables = match self.engine {
+            Engine::Sqlite => "SELECT COUNT(*) AS n FROM sqlite_master WHERE name = 'compatibility'",
+            Engine::Postgres => {
+                "SELECT COUNT(*) AS n FROM information_schema.tables WHERE table_name = 'compatibility' \
+                 AND table_schema = current_schema()"
+            }
+        };
+        let looked =
+            sqlx::query(tables).fetch_one(&self.pool).await.map_err(failed("looking at its tables"))?;
+        if cell::<i64>(&looked, "n")? == 0 {
+            return Ok(());
+        }
+        let row = sqlx::query("SELECT MAX(oldest) AS oldest FROM compatibility")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(failed("looking at its tables"))?;
+        let (oldest, known) = (cell::<i64>(&row, "oldest")?, MIGRATIONS[MIGRATIONS.len() - 1].0);
+        if oldest <= known {
+            return Ok(());
+        }
+        Err(StoreError::Newer { place: place.to_string(), oldest, known })
     }
 
     /// Opens the one that a service made.
@@ -165,17 +222,20 @@ impl Store {
     async fn connect(place: &Place) -> Result<Self, StoreError> {
         static DRIVERS: Once = Once::new();
         DRIVERS.call_once(sqlx::any::install_default_drivers);
-        let failed = |source| StoreError::Open { place: place.to_string(), source };
-        let (engine, url) = match place {
-            Place::File(path) => (Engine::Sqlite, sqlite_url(path)),
-            Place::Server(url) => (Engine::Postgres, url.clone()),
+        let failed = |source| match place {
+            Place::File(_) => StoreError::Open { place: place.to_string(), source },
+            Place::Server(_) => StoreError::Reach { place: place.to_string(), source },
+        };
+        let (engine, connections, url) = match place {
+            Place::File(path) => (Engine::Sqlite, CONNECTIONS, sqlite_url(path)),
+            Place::Server(url) => (Engine::Postgres, CONNECTIONS_OF_A_NODE, url.clone()),
         };
         if let Place::File(path) = place {
             make_private(path).map_err(|source| failed(sqlx::Error::Io(source)))?;
         }
         let options = AnyConnectOptions::from_str(&url).map_err(failed)?.disable_statement_logging();
         let pool = AnyPoolOptions::new()
-            .max_connections(CONNECTIONS)
+            .max_connections(connections)
             .acquire_timeout(BUSY)
             .after_connect(move |connection, _| {
                 Box::pin(async move {
@@ -202,7 +262,9 @@ impl Store {
             let sql = AssertSqlSafe(sql.replace("{identity}", identity)).into_sql_str();
             Migration::new(*number, (*name).into(), MigrationType::Simple, sql, false)
         });
-        Migrator::with_migrations(migrations.collect())
+        let mut migrator = Migrator::with_migrations(migrations.collect());
+        migrator.set_ignore_missing(true);
+        migrator
     }
 
     /// A transaction that may write: SQLite takes its one writer's place at once, so it cannot fail half way.
@@ -223,6 +285,14 @@ impl Store {
         match self.engine {
             Engine::Sqlite => "",
             Engine::Postgres => " FOR UPDATE SKIP LOCKED",
+        }
+    }
+
+    /// The same where another node's turn is waited for.
+    pub(super) fn for_update_waiting(&self) -> &'static str {
+        match self.engine {
+            Engine::Sqlite => "",
+            Engine::Postgres => " FOR UPDATE",
         }
     }
 

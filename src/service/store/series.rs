@@ -65,12 +65,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn complete(&self, new: &NewVersion<'_>, at_ms: i64) -> Result<u32, StoreError> {
         let mut tx = self.begin().await?;
-        let version = match latest(&mut tx, new.series).await? {
-            Some((version, fingerprint)) if fingerprint == new.fingerprint => version,
-            before => add_version(&mut tx, new, before.map_or(0, |(version, _)| version), at_ms).await?,
-        };
-        let n = i64::try_from(new.instances.len()).unwrap_or(i64::MAX);
-        move_series(&mut tx, new.series, SeriesState::Complete, n, at_ms, new.why).await?;
+        let version = complete(&mut tx, new, at_ms).await?;
         tx.commit().await.map_err(failed("committing"))?;
         Ok(version)
     }
@@ -163,7 +158,22 @@ impl Store {
     }
 }
 
-async fn receiving(
+/// See [`Store::complete`].
+pub(super) async fn complete(
+    tx: &mut Transaction<'static, Any>,
+    new: &NewVersion<'_>,
+    at_ms: i64,
+) -> Result<u32, StoreError> {
+    let version = match latest(tx, new.series).await? {
+        Some((version, fingerprint)) if fingerprint == new.fingerprint => version,
+        before => add_version(tx, new, before.map_or(0, |(version, _)| version), at_ms).await?,
+    };
+    let n = i64::try_from(new.instances.len()).unwrap_or(i64::MAX);
+    move_series(tx, new.series, SeriesState::Complete, n, at_ms, new.why).await?;
+    Ok(version)
+}
+
+pub(super) async fn receiving(
     tx: &mut Transaction<'static, Any>,
     series: &SeriesInstanceUid,
     calling_ae_title: &str,
