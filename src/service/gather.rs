@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::OwnedPermit;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::store::{NewVersion, Store, StoreError, now_ms};
 use crate::pipeline::delivery::{ScuTimeouts, count_instances};
-use crate::pipeline::ingest::{OnDisk, Spool, StoredInstance};
+use crate::pipeline::ingest::{OnDisk, SeriesHint, Spool, StoredInstance};
 use crate::pipeline::series::{
     Choice, Gathered, Gathering, Patience, Question, Rules, Subject, fingerprint_of,
 };
+use crate::settings::ServiceSettings;
 use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::dicom::instance::InstanceError;
 use crate::vocabulary::dicom::{AeTitle, Peer, SeriesInstanceUid};
@@ -41,6 +42,8 @@ pub(super) struct Gatherer {
     pub(super) timeouts: ScuTimeouts,
     /// Told when a job is there.
     pub(super) wake: Arc<Notify>,
+    /// The settings as they are now.
+    pub(super) live: watch::Receiver<Arc<ServiceSettings>>,
 }
 
 /// Questions that may be on their way at a time; more wait.
@@ -72,7 +75,12 @@ impl Gatherer {
     }
 
     /// Gathers until nothing can arrive any more.
-    pub(super) async fn run(self, mut gathering: Gathering, mut arrived: mpsc::Receiver<StoredInstance>) {
+    pub(super) async fn run(
+        self,
+        mut gathering: Gathering,
+        mut arrived: mpsc::Receiver<StoredInstance>,
+        mut hinted: mpsc::Receiver<SeriesHint>,
+    ) {
         let mut unwritten = VecDeque::new();
         let (answers, mut answered) = mpsc::channel(QUESTIONS);
         loop {
@@ -102,10 +110,19 @@ impl Gatherer {
             let wake = gathering.next_complete().unwrap_or(idle).min(retry).max(soon);
             tokio::select! {
                 instance = arrived.recv() => match instance {
-                    Some(instance) if is_ct(&instance) => self.receive(&mut gathering, instance).await,
-                    Some(_kept_only) => {}
+                    Some(instance) => self.receive(&mut gathering, instance).await,
                     None => return,
                 },
+                Some(hint) = hinted.recv() => {
+                    // The instances came before it, by another way.
+                    for _ in 0..arrived.len() {
+                        let Ok(instance) = arrived.try_recv() else { break };
+                        self.receive(&mut gathering, instance).await;
+                    }
+                    if self.live.borrow().commitment.completes_series {
+                        gathering.committed(&hint.series_instance_uid, hint.n_instances);
+                    }
+                }
                 Some((series, n_instances)) = answered.recv() => gathering.answer(&series, n_instances),
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
@@ -136,6 +153,9 @@ impl Gatherer {
 
     /// The first instance of a series that comes to rest brings along those that came earlier.
     async fn receive(&self, gathering: &mut Gathering, instance: StoredInstance) {
+        if !is_ct(&instance) {
+            return;
+        }
         let series = instance.series_instance_uid.clone();
         if !gathering.is_growing(&series) {
             let calling = instance.clue.calling_ae_title.as_ref().map_or("", |title| title.as_str());

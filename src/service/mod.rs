@@ -1,13 +1,14 @@
 //! What keeps the pipeline running: it wires the rooms, and ends them in order.
 //!
 //! Under the data folder: `incoming`, `instances` and `quarantine` (see `pipeline::ingest`), `results` (structure
-//! sets), `outbox` (objects that still have to go), `oarlock.sqlite3` (series, jobs, deliveries, history; see
-//! [`store`]), `lock` (one service at a time).
+//! sets), `commitments` (questions that peers are owed a report on), `outbox` (objects that still have to go),
+//! `oarlock.sqlite3` (series, jobs, deliveries, history; see [`store`]), `lock` (one service at a time).
 //!
 //! What is on disk is the truth about what was received and made; the database is the truth about what is to be done
 //! with it. At the start the two are compared, and what the database does not know is gathered again.
 
 pub mod audit;
+mod commitments;
 pub mod failure;
 mod gather;
 mod http;
@@ -20,6 +21,7 @@ mod retention;
 pub mod store;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
@@ -39,8 +41,8 @@ pub use worker::{Contourer, Formatted, MadeStructureSet};
 
 use crate::pipeline::delivery::{Notices, OutboxError, OutboxFolder, RetryPolicy, ScuTimeouts};
 use crate::pipeline::ingest::{
-    Caller, Callers, Listener, ListenerLimits, ListenerOptions, Spool, SpoolError, SpoolLimits,
-    StorageClasses, StoredInstance,
+    Caller, Callers, Listener, ListenerLimits, ListenerOptions, PledgeError, Pledges, Spool, SpoolError,
+    SpoolLimits, StorageClasses, StoredInstance,
 };
 use crate::pipeline::rtstruct::Format;
 use crate::pipeline::series::Patience;
@@ -49,6 +51,7 @@ use crate::settings::service::{
     self as settings_of, CalledAeTitle, DestinationSettings, ServiceSettings, StorageClass, seconds,
 };
 use crate::settings::{SettingsError, load_rules};
+use crate::vocabulary::dicom::AeTitle;
 use audit::{AuditError, AuditEvent, AuditTrail, AuditWriter};
 use gather::Gatherer;
 use http::Shown;
@@ -83,6 +86,9 @@ pub enum ServiceError {
     /// The received instances.
     #[error("the received instances cannot be read back")]
     Spool(#[source] SpoolError),
+    /// The questions about storage commitment.
+    #[error("what peers were promised a report on cannot be read back")]
+    Pledges(#[source] PledgeError),
     /// The outbox.
     #[error("the outbox cannot be opened")]
     Outbox(#[source] OutboxError),
@@ -124,6 +130,7 @@ pub struct Service {
     threads: Vec<JoinHandle<()>>,
     store: Arc<Store>,
     tls: Option<Arc<TlsServer>>,
+    live: watch::Sender<Arc<ServiceSettings>>,
     audit: AuditTrail,
     audit_writer: AuditWriter,
     _lock: File,
@@ -166,6 +173,10 @@ impl Service {
         let store = Arc::new(runtime.block_on(Store::open(&place)).map_err(ServiceError::Store)?);
         let (spool, stored) = Spool::open(&folder, spool_limits(settings)).map_err(ServiceError::Spool)?;
         let spool = Arc::new(spool);
+        let (pledges, hinted) = Pledges::open(&folder, Arc::clone(&spool)).map_err(ServiceError::Pledges)?;
+        let pledges = Arc::new(pledges);
+        pledges.call_back(called_back(settings));
+        let (live, living) = watch::channel(Arc::new(settings.clone()));
         let webhooks = settings.notifications.webhooks.clone();
         let told = Notices::start(webhooks, settings.ae_title.to_string(), scu_timeouts(settings));
         let (notices, telling) = told.map_err(ServiceError::Threads)?;
@@ -179,7 +190,7 @@ impl Service {
         let tls = tls_server(settings).map_err(ServiceError::Tls)?.map(Arc::new);
         let bound = runtime.block_on(bind(
             settings,
-            listener_options(settings, tls.clone(), &audit),
+            listener_options(settings, tls.clone(), (&pledges, &audit)),
             Arc::clone(&spool),
             arrivals,
         ))?;
@@ -192,6 +203,8 @@ impl Service {
             folder: folder.clone(),
         };
         runtime.spawn(retention.run(stopped.clone()));
+        let reporter = commitments::Reporter { pledges, live: living.clone() };
+        runtime.spawn(reporter.run(stopped.clone()));
         let work = Arc::new(WorkCounters::default());
         let mut threads: Vec<_> = telling.into_iter().collect();
         for destination in &settings.destinations {
@@ -211,6 +224,7 @@ impl Service {
                 ae_title: settings.ae_title.clone(),
                 timeouts: scu_timeouts(settings),
                 wake: Arc::clone(&wake),
+                live: living,
             };
             let gathering = runtime.block_on(gatherer.replay(stored)).map_err(ServiceError::Store)?;
             let worker = Worker {
@@ -228,7 +242,7 @@ impl Service {
             };
             let stopped = stopped.clone();
             threads.push(thread("contouring", move || worker.run(&stopped))?);
-            runtime.spawn(gatherer.run(gathering, arrived));
+            runtime.spawn(gatherer.run(gathering, arrived, hinted));
         } else {
             runtime.spawn(forget(arrived));
         }
@@ -255,6 +269,7 @@ impl Service {
             threads,
             store,
             tls,
+            live,
             audit,
             audit_writer,
             _lock: lock,
@@ -383,7 +398,7 @@ pub fn tls_server(settings: &ServiceSettings) -> Result<Option<TlsServer>, TlsEr
 fn listener_options(
     settings: &ServiceSettings,
     tls: Option<Arc<TlsServer>>,
-    audit: &AuditTrail,
+    (pledges, audit): (&Arc<Pledges>, &AuditTrail),
 ) -> ListenerOptions {
     let listen = &settings.listen;
     let callers = listen.callers.iter().map(|c| Caller { ae_title: c.ae_title.clone(), network: c.address });
@@ -401,6 +416,7 @@ fn listener_options(
             StorageClasses::Listed(uids.collect())
         },
         witness: audit.witness(),
+        pledges: Arc::clone(pledges),
         limits: ListenerLimits {
             max_associations: listen.max_associations,
             max_associations_per_caller: listen.max_associations_per_caller,
@@ -421,17 +437,27 @@ fn outbox(
     store: &Arc<Store>,
     told: Told,
 ) -> Result<Arc<Outbox>, ServiceError> {
-    let delivery = &settings.delivery;
-    let policy = RetryPolicy {
-        first: seconds(delivery.first_retry_s),
-        longest: seconds(delivery.longest_retry_s),
-        give_up_after: seconds(delivery.give_up_after_h * 3_600.0),
-    };
+    let policy = retry_policy(settings);
     let objects = OutboxFolder::open(&folder.join("outbox")).map_err(ServiceError::Outbox)?;
     take_over(folder, &objects)?;
     let (calling, timeouts) = (settings.ae_title.clone(), scu_timeouts(settings));
     let (store, node) = (Arc::clone(store), node.to_owned());
     Ok(Arc::new(Outbox::new(store, objects, calling, policy, timeouts, node, told)))
+}
+
+/// When what was not delivered is tried again, and when not any more.
+fn retry_policy(settings: &ServiceSettings) -> RetryPolicy {
+    let delivery = &settings.delivery;
+    RetryPolicy {
+        first: seconds(delivery.first_retry_s),
+        longest: seconds(delivery.longest_retry_s),
+        give_up_after: seconds(delivery.give_up_after_h * 3_600.0),
+    }
+}
+
+/// Who gets the report of a storage commitment over an association of ours.
+fn called_back(settings: &ServiceSettings) -> BTreeSet<AeTitle> {
+    settings.commitment.report_to.iter().map(|to| to.ae_title.clone()).collect()
 }
 
 fn outlets(settings: &ServiceSettings) -> Vec<Outlet> {

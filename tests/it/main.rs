@@ -14,6 +14,7 @@ mod anatomy;
 mod architecture;
 mod audit;
 mod cli;
+mod commitment;
 mod completion;
 mod conformance;
 mod crashes;

@@ -12,6 +12,7 @@ mod secret;
 mod stow;
 mod webhook;
 
+pub use commitment::report_commitment;
 pub use destination::{DeliveryError, Destination, Receipt, Way};
 pub use find::{FindError, count_instances};
 pub use folder::FolderError;

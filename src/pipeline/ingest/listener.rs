@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::association;
 use super::budget::Budget;
+use super::pledges::Pledges;
 use super::spool::{Spool, StoredInstance};
 use super::tally::Tally;
 use super::witness::{IngestEvent, Witness};
@@ -86,6 +87,8 @@ pub struct ListenerOptions {
     pub storage_classes: StorageClasses,
     /// Is told what the audit trail has to know.
     pub witness: Option<Witness>,
+    /// Keeps questions about storage commitment.
+    pub pledges: Arc<Pledges>,
     /// How far it goes.
     pub limits: ListenerLimits,
 }

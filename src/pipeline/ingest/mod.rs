@@ -10,6 +10,7 @@ mod known;
 mod listener;
 pub(crate) mod part10;
 pub(crate) mod pdu;
+mod pledges;
 pub(crate) mod receiver;
 mod spool;
 mod tally;
@@ -21,6 +22,7 @@ pub use listener::{
 };
 pub use part10::Part10Error;
 pub use pdu::PduError;
+pub use pledges::{CommitmentReport, Pledge, PledgeError, Pledges, SeriesHint, Waiting};
 pub use receiver::FragmentError;
 pub use spool::{Clue, OnDisk, Spool, SpoolError, SpoolLimits, StoredInstance, free_mb};
 pub(crate) use witness::study_of_file;

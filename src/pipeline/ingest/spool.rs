@@ -356,6 +356,21 @@ impl Spool {
         Self::stored_instance(&self.folder, series, instance)
     }
 
+    /// The series of an instance that is durable.
+    pub(super) fn series_of(&self, instance: &SopInstanceUid) -> Option<SeriesInstanceUid> {
+        self.lock().known.series_of(instance).cloned()
+    }
+
+    /// The SOP class of an instance that is durable, as its file says; `None` where it is not here.
+    pub(super) fn class_of(&self, instance: &SopInstanceUid) -> Result<Option<SopClassUid>, SpoolError> {
+        let Some(series) = self.series_of(instance) else { return Ok(None) };
+        match self.instance(&series, instance) {
+            Ok(stored) => Ok(Some(stored.sop_class_uid)),
+            Err(SpoolError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The same as [`Spool::series`], of a data folder that another process may work in.
     ///
     /// # Errors
