@@ -136,20 +136,34 @@ impl Outbox {
         self.came.notify_waiters();
     }
 
-    /// Notes on disk what an earlier process delivered just before it ended.
+    /// Makes disk and store agree at the start: what an earlier process delivered just before it ended is noted on disk, and
+    /// what lies there as delivered is noted in a store that is older, as one from a backup.
     ///
     /// # Errors
     /// [`AddError`].
     pub async fn settle_delivered(&self) -> Result<(), AddError> {
-        if !self.folder.holds_any().map_err(AddError::Object)? {
-            return Ok(());
+        if self.folder.holds_any().map_err(AddError::Object)? {
+            for delivery in self.store.deliveries(None).await.map_err(AddError::Store)? {
+                if delivery.state == DeliveryState::Delivered {
+                    self.folder
+                        .settle(&delivery.delivery, &delivery.destination)
+                        .map_err(AddError::Object)?;
+                }
+            }
         }
-        for delivery in self.store.deliveries(None).await.map_err(AddError::Store)? {
-            if delivery.state == DeliveryState::Delivered {
-                self.folder.settle(&delivery.delivery, &delivery.destination).map_err(AddError::Object)?;
+        for delivery in self.store.never_delivered().await.map_err(AddError::Store)? {
+            if self.folder.is_delivered(&delivery.delivery, &delivery.destination) {
+                self.note_delivered(&delivery).await?;
             }
         }
         Ok(())
+    }
+
+    async fn note_delivered(&self, delivery: &Delivery) -> Result<(), AddError> {
+        let now = now_ms();
+        let after = Delivery { state: DeliveryState::Delivered, delivered_ms: Some(now), ..delivery.clone() };
+        let cause = "the outbox on disk says that it was delivered";
+        self.store.after_attempt(&after, cause, now).await.map(drop).map_err(AddError::Store)
     }
 
     /// Delivers to one destination until `stop` turns true; then what is in hand is finished.

@@ -14,8 +14,7 @@ use crate::destinations::orthanc;
 use crate::service::{contourer, job};
 use crate::support::free_port;
 use crate::wire::{
-    CT, EXPLICIT, LIMIT, Request, Wire, all_files, data_set, element, item, pdu, pdv, service, store,
-    wait_for,
+    CT, EXPLICIT, LIMIT, Request, Wire, all_files, data_set, element, item, pdu, pdv, service, wait_for,
 };
 
 fn sequence(group: u16, number: u16, items: &[Vec<u8>]) -> Vec<u8> {

@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::{Any, AnyPool, AssertSqlSafe, ConnectOptions, Row, SqlSafeStr, Transaction};
+use sqlx::{Any, AnyPool, AssertSqlSafe, ConnectOptions, Connection, Row, SqlSafeStr, Transaction};
 
 pub(super) use deliveries::add_delivery;
 pub use deliveries::{Delivery, NewDelivery};
@@ -177,11 +177,17 @@ impl Store {
         let pool = AnyPoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(BUSY)
+            // SQLite ends a transaction by itself when the disk is full or fails; sqlx counts it on, and no other could
+            // begin on that connection.
+            .before_acquire(|connection, _| {
+                let is_usable = !connection.is_in_transaction();
+                Box::pin(async move { Ok(is_usable) })
+            })
             .after_connect(move |connection, _| {
                 Box::pin(async move {
                     if engine == Engine::Sqlite {
-                        for pragma in SQLITE_PRAGMAS {
-                            sqlx::query(pragma).execute(&mut *connection).await?;
+                        for statement in SQLITE_BEGINNING {
+                            sqlx::query(statement).execute(&mut *connection).await?;
                         }
                     }
                     Ok(())
@@ -240,13 +246,16 @@ impl Store {
     }
 }
 
-/// Durable before a commit returns (`FULL`), readers beside one writer (`WAL`), little memory (1 MB per connection).
-const SQLITE_PRAGMAS: [&str; 5] = [
+/// Durable before a commit returns (`FULL`), readers beside one writer (`WAL`), little memory (1 MB per connection). On a
+/// disk that is read-only for a while SQLite opens a connection that never writes again; the last two statements refuse it.
+const SQLITE_BEGINNING: [&str; 7] = [
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
     "PRAGMA busy_timeout = 10000",
     "PRAGMA cache_size = -1000",
+    "BEGIN IMMEDIATE",
+    "ROLLBACK",
 ];
 
 fn sqlite_url(path: &Path) -> String {
