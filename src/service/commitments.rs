@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::reload::Live;
 use super::store::{millis, now_ms};
 use super::{retry_policy, scu_timeouts};
 use crate::pipeline::delivery::{ScuError, ScuTimeouts, report_commitment};
@@ -29,7 +30,7 @@ const AT_A_TIME: usize = 8;
 /// What reports.
 pub(super) struct Reporter {
     pub(super) pledges: Arc<Pledges>,
-    pub(super) live: watch::Receiver<Arc<ServiceSettings>>,
+    pub(super) live: watch::Receiver<Arc<Live>>,
 }
 
 /// How it stands with a report.
@@ -61,11 +62,12 @@ impl Reporter {
         let mut stands: BTreeMap<TransactionUid, Stand> = BTreeMap::new();
         let mut attempts: JoinSet<Attempt> = JoinSet::new();
         while !*stop.borrow() {
-            let settings = Arc::clone(&self.live.borrow());
-            self.begin(&settings, &mut stands, &mut attempts);
+            let live = Arc::clone(&self.live.borrow());
+            let settings = &live.settings;
+            self.begin(settings, &mut stands, &mut attempts);
             tokio::select! {
                 Some(ended) = attempts.join_next() => match ended {
-                    Ok((uid, outcome)) => self.end(&settings, &mut stands, &uid, outcome),
+                    Ok((uid, outcome)) => self.end(settings, &mut stands, &uid, outcome),
                     Err(panic) => {
                         tracing::error!(%panic, "a report on storage commitment failed; please report this");
                     }

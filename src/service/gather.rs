@@ -1,6 +1,6 @@
 //! From instances to versions: what arrived is gathered, and what is complete gets its job in the store.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,16 +8,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::reload::Live;
 use super::store::{NewVersion, Store, StoreError, now_ms};
-use crate::pipeline::delivery::{ScuTimeouts, count_instances};
+use super::{patience, scu_timeouts};
+use crate::pipeline::delivery::count_instances;
 use crate::pipeline::ingest::{OnDisk, SeriesHint, Spool, StoredInstance};
-use crate::pipeline::series::{
-    Choice, Gathered, Gathering, Patience, Question, Rules, Subject, fingerprint_of,
-};
-use crate::settings::ServiceSettings;
+use crate::pipeline::series::{Choice, Gathered, Gathering, Question, Subject, fingerprint_of};
 use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::dicom::instance::InstanceError;
-use crate::vocabulary::dicom::{AeTitle, Peer, SeriesInstanceUid};
+use crate::vocabulary::dicom::{AeTitle, SeriesInstanceUid};
 
 /// SOP classes that become a series to contour: CT Image, Enhanced CT, Legacy Converted Enhanced CT.
 const CT_CLASSES: [&str; 3] =
@@ -32,18 +31,12 @@ pub(super) struct Gatherer {
     pub(super) spool: Arc<Spool>,
     /// Folder of finished structure sets.
     pub(super) results: PathBuf,
-    pub(super) patience: Patience,
-    /// Which series are contoured, and how; all alike without.
-    pub(super) rules: Option<Arc<Rules>>,
-    /// Archives that are asked about the series of a sender.
-    pub(super) ask: BTreeMap<AeTitle, Peer>,
     /// Ours, to ask with.
     pub(super) ae_title: AeTitle,
-    pub(super) timeouts: ScuTimeouts,
     /// Told when a job is there.
     pub(super) wake: Arc<Notify>,
-    /// The settings as they are now.
-    pub(super) live: watch::Receiver<Arc<ServiceSettings>>,
+    /// What is in force: how long series are waited for, whose archives are asked, and the rules.
+    pub(super) live: watch::Receiver<Arc<Live>>,
 }
 
 /// Questions that may be on their way at a time; more wait.
@@ -54,7 +47,8 @@ impl Gatherer {
     /// or have a job; all others run through their quiet time again. Only those are opened.
     pub(super) async fn replay(&self, stored: Vec<OnDisk>) -> Result<Gathering, StoreError> {
         let known = self.store.known().await?;
-        let mut gathering = Gathering::new(self.patience).asking(self.ask.keys().cloned());
+        let mut gathering = Gathering::new(patience(&self.live.borrow().settings));
+        self.follow(&mut gathering);
         for OnDisk { series_instance_uid: uid, sop_instance_uids } in stored {
             let is_known = |fingerprint: &str| {
                 known.get(uid.as_str()).is_some_and(|known| known.fingerprint == fingerprint)
@@ -83,6 +77,7 @@ impl Gatherer {
     ) {
         let mut unwritten = VecDeque::new();
         let (answers, mut answered) = mpsc::channel(QUESTIONS);
+        let mut live = self.live.clone();
         loop {
             while let Ok(place) = answers.clone().try_reserve_owned() {
                 let Some(question) = gathering.take_question(Instant::now()) else { break };
@@ -113,13 +108,14 @@ impl Gatherer {
                     Some(instance) => self.receive(&mut gathering, instance).await,
                     None => return,
                 },
+                Ok(()) = live.changed() => self.follow(&mut gathering),
                 Some(hint) = hinted.recv() => {
                     // The instances came before it, by another way.
                     for _ in 0..arrived.len() {
                         let Ok(instance) = arrived.try_recv() else { break };
                         self.receive(&mut gathering, instance).await;
                     }
-                    if self.live.borrow().commitment.completes_series {
+                    if self.live.borrow().settings.commitment.completes_series {
                         gathering.committed(&hint.series_instance_uid, hint.n_instances);
                     }
                 }
@@ -129,10 +125,17 @@ impl Gatherer {
         }
     }
 
+    fn follow(&self, gathering: &mut Gathering) {
+        let settings = &self.live.borrow().settings;
+        gathering.follow(patience(settings), settings.series.ask.iter().map(|ask| ask.ae_title.clone()));
+    }
+
     /// Asks in the background; what goes wrong is no answer.
     fn question(&self, question: Question, place: OwnedPermit<(SeriesInstanceUid, Option<u32>)>) {
-        let peer = self.ask.get(&question.calling_ae_title).cloned();
-        let (ours, timeouts) = (self.ae_title.clone(), self.timeouts);
+        let live = Arc::clone(&self.live.borrow());
+        let ask = live.settings.series.ask.iter().find(|ask| ask.ae_title == question.calling_ae_title);
+        let peer = ask.map(|ask| ask.peer.clone());
+        let (ours, timeouts) = (self.ae_title.clone(), scu_timeouts(&live.settings));
         tokio::spawn(async move {
             let Question { study_instance_uid: study, series_instance_uid: series, .. } = question;
             let mut n_instances = None;
@@ -188,7 +191,7 @@ impl Gatherer {
 
     /// What the rules say; a series that they cannot read is contoured, so that its fault is found there and told.
     async fn choose(&self, gathered: &Gathered) -> Choice {
-        let Some(rules) = self.rules.clone() else { return Choice::default() };
+        let Some(rules) = self.live.borrow().rules.clone() else { return Choice::default() };
         let calling = gathered.instances.iter().find_map(|i| i.clue.calling_ae_title.clone());
         let paths: Vec<PathBuf> = gathered.instances.iter().map(|i| i.path.clone()).collect();
         let asked = tokio::task::spawn_blocking(move || {

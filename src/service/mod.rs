@@ -17,6 +17,7 @@ pub mod mint;
 mod outbox;
 pub mod quarantine;
 pub mod queue;
+mod reload;
 mod retention;
 pub mod store;
 mod worker;
@@ -37,12 +38,13 @@ use tokio::sync::{Notify, mpsc, watch};
 pub use failure::{ContourFailure, Remedy};
 pub use journal::OrganRecord;
 pub use outbox::{AddError, Outbox, Told};
+pub use reload::{Reloaded, Reloader};
 pub use worker::{Contourer, Formatted, MadeStructureSet};
 
 use crate::pipeline::delivery::{Notices, OutboxError, OutboxFolder, RetryPolicy, ScuTimeouts};
 use crate::pipeline::ingest::{
-    Caller, Callers, Listener, ListenerLimits, ListenerOptions, PledgeError, Pledges, Spool, SpoolError,
-    SpoolLimits, StorageClasses, StoredInstance,
+    Caller, Callers, Door, Listener, ListenerLimits, ListenerOptions, PledgeError, Pledges, Spool,
+    SpoolError, SpoolLimits, StorageClasses, StoredInstance,
 };
 use crate::pipeline::rtstruct::Format;
 use crate::pipeline::series::Patience;
@@ -56,6 +58,7 @@ use audit::{AuditError, AuditEvent, AuditTrail, AuditWriter};
 use gather::Gatherer;
 use http::Shown;
 use queue::{Now, Queue};
+use reload::Live;
 use store::{Place, Store, StoreError};
 use worker::{Outlet, WorkCounters, Worker};
 
@@ -80,6 +83,9 @@ pub enum ServiceError {
         /// Which.
         folder: PathBuf,
     },
+    /// Settings that were read again.
+    #[error("the settings cannot be used")]
+    Settings(#[source] SettingsError),
     /// The rules of selection.
     #[error("the rules cannot be used")]
     Rules(#[source] SettingsError),
@@ -129,8 +135,7 @@ pub struct Service {
     listener: tokio::task::JoinHandle<()>,
     threads: Vec<JoinHandle<()>>,
     store: Arc<Store>,
-    tls: Option<Arc<TlsServer>>,
-    live: watch::Sender<Arc<ServiceSettings>>,
+    reloader: Arc<Reloader>,
     audit: AuditTrail,
     audit_writer: AuditWriter,
     _lock: File,
@@ -176,7 +181,9 @@ impl Service {
         let (pledges, hinted) = Pledges::open(&folder, Arc::clone(&spool)).map_err(ServiceError::Pledges)?;
         let pledges = Arc::new(pledges);
         pledges.call_back(called_back(settings));
-        let (live, living) = watch::channel(Arc::new(settings.clone()));
+        let in_force = Live { settings: settings.clone(), rules: rules.map(Arc::new) };
+        let (live, living) = watch::channel(Arc::new(in_force));
+        let (door, doors) = watch::channel(Arc::new(door(settings)));
         let webhooks = settings.notifications.webhooks.clone();
         let told = Notices::start(webhooks, settings.ae_title.to_string(), scu_timeouts(settings));
         let (notices, telling) = told.map_err(ServiceError::Threads)?;
@@ -190,23 +197,31 @@ impl Service {
         let tls = tls_server(settings).map_err(ServiceError::Tls)?.map(Arc::new);
         let bound = runtime.block_on(bind(
             settings,
-            listener_options(settings, tls.clone(), (&pledges, &audit)),
+            listener_options(settings, tls.clone(), doors, (&pledges, &audit)),
             Arc::clone(&spool),
             arrivals,
         ))?;
         audit.tell(AuditEvent::Started);
 
         let retention = retention::Retention {
-            limits: settings.retention,
+            live: living.clone(),
             store: Arc::clone(&store),
             spool: Arc::clone(&spool),
             folder: folder.clone(),
         };
         runtime.spawn(retention.run(stopped.clone()));
-        let reporter = commitments::Reporter { pledges, live: living.clone() };
+        let reporter = commitments::Reporter { pledges: Arc::clone(&pledges), live: living.clone() };
         runtime.spawn(reporter.run(stopped.clone()));
         let work = Arc::new(WorkCounters::default());
-        let mut threads: Vec<_> = telling.into_iter().collect();
+        let mut threads = vec![telling];
+        let reloader = Arc::new(Reloader {
+            live,
+            door,
+            pledges,
+            outbox: Arc::downgrade(&outbox),
+            audience: notices.audience(),
+            tls,
+        });
         for destination in &settings.destinations {
             let (outbox, destination, stop) = (Arc::clone(&outbox), destination.to.clone(), stopped.clone());
             let handle = runtime.handle().clone();
@@ -218,11 +233,7 @@ impl Service {
                 store: Arc::clone(&store),
                 spool: Arc::clone(&spool),
                 results: folder.join("results"),
-                patience: patience(settings),
-                rules: rules.map(Arc::new),
-                ask: settings.series.ask.iter().map(|ask| (ask.ae_title.clone(), ask.peer.clone())).collect(),
                 ae_title: settings.ae_title.clone(),
-                timeouts: scu_timeouts(settings),
                 wake: Arc::clone(&wake),
                 live: living,
             };
@@ -268,8 +279,7 @@ impl Service {
             listener,
             threads,
             store,
-            tls,
-            live,
+            reloader,
             audit,
             audit_writer,
             _lock: lock,
@@ -288,10 +298,10 @@ impl Service {
         self.http
     }
 
-    /// TLS of the Store SCP, to have its files read again.
+    /// Takes settings over that are read again.
     #[must_use]
-    pub fn tls(&self) -> Option<Arc<TlsServer>> {
-        self.tls.clone()
+    pub fn reloader(&self) -> Arc<Reloader> {
+        Arc::clone(&self.reloader)
     }
 
     /// Ends in order: the instances, the delivery and the series in hand are finished within the grace time; what
@@ -398,23 +408,13 @@ pub fn tls_server(settings: &ServiceSettings) -> Result<Option<TlsServer>, TlsEr
 fn listener_options(
     settings: &ServiceSettings,
     tls: Option<Arc<TlsServer>>,
+    door: watch::Receiver<Arc<Door>>,
     (pledges, audit): (&Arc<Pledges>, &AuditTrail),
 ) -> ListenerOptions {
     let listen = &settings.listen;
-    let callers = listen.callers.iter().map(|c| Caller { ae_title: c.ae_title.clone(), network: c.address });
-    let uids = listen.storage_classes.iter().filter_map(|class| match class {
-        StorageClass::Any => None,
-        StorageClass::Uid(uid) => Some(uid.clone()),
-    });
     ListenerOptions {
         tls,
-        called: (listen.called_ae_title == CalledAeTitle::Own).then(|| settings.ae_title.clone()),
-        callers: if listen.callers.is_empty() { Callers::Any } else { Callers::Listed(callers.collect()) },
-        storage_classes: if listen.storage_classes.contains(&StorageClass::Any) {
-            StorageClasses::Any
-        } else {
-            StorageClasses::Listed(uids.collect())
-        },
+        door,
         witness: audit.witness(),
         pledges: Arc::clone(pledges),
         limits: ListenerLimits {
@@ -427,6 +427,25 @@ fn listener_options(
             idle_timeout: seconds(listen.idle_timeout_s),
             message_timeout: seconds(listen.message_timeout_s),
             association_timeout: seconds(listen.association_timeout_s),
+        },
+    }
+}
+
+/// Who comes in, as the settings say.
+fn door(settings: &ServiceSettings) -> Door {
+    let listen = &settings.listen;
+    let callers = listen.callers.iter().map(|c| Caller { ae_title: c.ae_title.clone(), network: c.address });
+    let uids = listen.storage_classes.iter().filter_map(|class| match class {
+        StorageClass::Any => None,
+        StorageClass::Uid(uid) => Some(uid.clone()),
+    });
+    Door {
+        called: (listen.called_ae_title == CalledAeTitle::Own).then(|| settings.ae_title.clone()),
+        callers: if listen.callers.is_empty() { Callers::Any } else { Callers::Listed(callers.collect()) },
+        storage_classes: if listen.storage_classes.contains(&StorageClass::Any) {
+            StorageClasses::Any
+        } else {
+            StorageClasses::Listed(uids.collect())
         },
     }
 }

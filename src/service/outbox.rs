@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -36,8 +36,8 @@ pub struct Told {
 pub struct Outbox {
     store: Arc<Store>,
     folder: OutboxFolder,
-    policy: RetryPolicy,
-    timeouts: ScuTimeouts,
+    /// When to try again, and how long a peer may take.
+    patience: Mutex<(RetryPolicy, ScuTimeouts)>,
     calling: AeTitle,
     node: String,
     told: Told,
@@ -67,7 +67,18 @@ impl Outbox {
         node: String,
         told: Told,
     ) -> Self {
-        Self { store, folder, policy, timeouts, calling, node, told, came: Notify::new() }
+        let patience = Mutex::new((policy, timeouts));
+        Self { store, folder, patience, calling, node, told, came: Notify::new() }
+    }
+
+    /// From now on deliveries are tried like this.
+    pub fn follow(&self, policy: RetryPolicy, timeouts: ScuTimeouts) {
+        *self.patience.lock().unwrap_or_else(PoisonError::into_inner) = (policy, timeouts);
+        self.announce();
+    }
+
+    fn patience(&self) -> (RetryPolicy, ScuTimeouts) {
+        *self.patience.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps an object for a destination, durably, and gives the row that makes a delivery of it: for a transaction of
@@ -173,14 +184,15 @@ impl Outbox {
         let name = destination.to_string();
         while !*stop.borrow() {
             let came = self.came.notified();
-            let lease = LEASE + self.timeouts.connect + self.timeouts.answer * 3 + destination.waits();
-            let due = self.store.take_due(&name, &self.node, lease, self.policy.longest, now_ms()).await;
+            let (policy, timeouts) = self.patience();
+            let lease = LEASE + timeouts.connect + timeouts.answer * 3 + destination.waits();
+            let due = self.store.take_due(&name, &self.node, lease, policy.longest, now_ms()).await;
             let wait = match due {
                 Ok(Some(delivery)) => {
                     self.attempt(&destination, delivery, &stop).await;
                     continue;
                 }
-                Ok(None) => self.policy.first.clamp(Duration::from_millis(10), LOOK_AGAIN),
+                Ok(None) => policy.first.clamp(Duration::from_millis(10), LOOK_AGAIN),
                 Err(error) => {
                     tracing::error!(%destination, error = &error as &dyn Error, "the outbox is in trouble");
                     LOOK_AGAIN * 5
@@ -196,10 +208,11 @@ impl Outbox {
 
     async fn attempt(&self, destination: &Destination, mut delivery: Delivery, stop: &watch::Receiver<bool>) {
         let (key, to) = (delivery.delivery.clone(), delivery.destination.clone());
+        let (policy, timeouts) = self.patience();
         let outcome = match self.folder.read(&key, &to) {
             Ok(part10) => {
                 let transfer = self.told.audit.sending(destination, &part10);
-                let outcome = destination.deliver(&self.calling, self.timeouts, &part10).await;
+                let outcome = destination.deliver(&self.calling, timeouts, &part10).await;
                 let outcome = outcome.map_err(Failure::Destination);
                 let reason = outcome.as_ref().err().map(Failure::reason);
                 self.told.audit.sent(transfer, reason.map_or(Outcome::Success, Outcome::Failure));
@@ -228,13 +241,13 @@ impl Outbox {
             }
             Err(failure) => {
                 let reason = failure.reason();
-                let is_too_old = now.saturating_sub(delivery.since_ms) >= millis(self.policy.give_up_after);
+                let is_too_old = now.saturating_sub(delivery.since_ms) >= millis(policy.give_up_after);
                 if failure.is_permanent() || is_too_old {
                     delivery.state = DeliveryState::Failed;
                     tracing::error!(%destination, key, attempts, reason,
                         "not delivered and given up; `oarlock jobs resend` tries again");
                 } else {
-                    let wait = self.policy.wait(attempts, rand::random());
+                    let wait = policy.wait(attempts, rand::random());
                     delivery.next_attempt_ms = now.saturating_add(millis(wait));
                     tracing::warn!(%destination, key, attempts, reason, retry_in_s = wait.as_secs_f64(),
                         "not delivered yet");

@@ -36,6 +36,7 @@ mod privacy;
 mod process;
 mod published;
 mod real_peers;
+mod reload;
 mod retention;
 mod rules;
 mod security;

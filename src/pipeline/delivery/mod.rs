@@ -22,4 +22,4 @@ pub use outbox::{OutboxError, OutboxFolder, RetryPolicy};
 pub use scu::{Kind, Scu, ScuError, ScuTimeouts, Stored, echo, echo_with, kind_of};
 pub use secret::{Secret, SecretError, SecretSource};
 pub use stow::{Login, StowError, StowService};
-pub use webhook::{Notice, NoticeKind, Notices, Webhook};
+pub use webhook::{Audience, Notice, NoticeKind, Notices, Webhook};

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -68,8 +69,26 @@ pub struct Webhook {
 }
 
 /// The end that notices are put in. Cheap to clone; without webhooks it takes everything and does nothing.
-#[derive(Debug, Clone, Default)]
-pub struct Notices(Option<SyncSender<Notice>>);
+#[derive(Debug, Clone)]
+pub struct Notices {
+    sender: SyncSender<Notice>,
+    audience: Audience,
+}
+
+/// Who is told; it may change. Unlike [`Notices`] it keeps no thread alive.
+#[derive(Debug, Clone)]
+pub struct Audience(Arc<Mutex<Vec<Webhook>>>);
+
+impl Audience {
+    /// From now on these are told.
+    pub fn replace(&self, webhooks: Vec<Webhook>) {
+        *self.lock() = webhooks;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Webhook>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Notices {
     /// Starts a thread that sends notices on until every clone is dropped, and then what waits once each.
@@ -80,20 +99,27 @@ impl Notices {
         webhooks: Vec<Webhook>,
         service: String,
         timeouts: ScuTimeouts,
-    ) -> std::io::Result<(Self, Option<JoinHandle<()>>)> {
-        if webhooks.is_empty() {
-            return Ok((Self::default(), None));
-        }
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (sender, receiver) = sync_channel(WAITING);
-        let work = move || run(&webhooks, &service, timeouts, &receiver);
+        let audience = Audience(Arc::new(Mutex::new(webhooks)));
+        let told = audience.clone();
+        let work = move || run(&told, &service, timeouts, &receiver);
         let thread = std::thread::Builder::new().name("notices".to_owned()).spawn(work)?;
-        Ok((Self(Some(sender)), Some(thread)))
+        Ok((Self { sender, audience }, thread))
+    }
+
+    /// Who is told.
+    #[must_use]
+    pub fn audience(&self) -> Audience {
+        self.audience.clone()
     }
 
     /// Puts a notice in; never waits.
     pub fn put(&self, notice: Notice) {
-        let Some(sender) = &self.0 else { return };
-        match sender.try_send(notice) {
+        if self.audience.lock().is_empty() {
+            return;
+        }
+        match self.sender.try_send(notice) {
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
             Err(TrySendError::Full(notice)) => {
                 tracing::warn!(kind = ?notice.kind, subject = notice.subject, "a notice was dropped, too many wait");
@@ -115,9 +141,10 @@ struct Body<'a> {
     notice: &'a Notice,
 }
 
-fn run(webhooks: &[Webhook], service: &str, timeouts: ScuTimeouts, notices: &Receiver<Notice>) {
+fn run(audience: &Audience, service: &str, timeouts: ScuTimeouts, notices: &Receiver<Notice>) {
     while let Ok(mut notice) = notices.recv() {
         notice.text = notice.text.chars().take(LONGEST_TEXT).collect();
+        let webhooks = audience.lock().clone();
         for webhook in webhooks.iter().filter(|webhook| webhook.on.contains(&notice.kind)) {
             let mut waits = WAITS.iter();
             while let Err(why) = post(webhook, service, timeouts, &notice) {

@@ -233,14 +233,14 @@ fn admit<'a>(
     };
     let reject = |why| Refusal::Reject(Some(calling.clone()), why);
     let Ok(called) = request.called_ae_title.parse() else { return Err(reject(CALLED_NOT_RECOGNIZED)) };
-    let options = &shared.options;
-    if !options.callers.allow(&calling, address) {
+    let door = Arc::clone(&shared.options.door.borrow());
+    if !door.callers.allow(&calling, address) {
         return Err(reject(CALLING_NOT_RECOGNIZED));
     }
-    if options.called.as_ref().is_some_and(|ours| *ours != called) {
+    if door.called.as_ref().is_some_and(|ours| *ours != called) {
         return Err(reject(CALLED_NOT_RECOGNIZED));
     }
-    let (results, contexts) = negotiate(request, &options.storage_classes)?;
+    let (results, contexts) = negotiate(request, &door.storage_classes)?;
     let only_echo = request.presentation_contexts.iter().all(|c| trimmed(&c.abstract_syntax) == VERIFICATION);
     let of_caller = shared.per_caller.take((calling.clone(), address));
     let place = match (shared.associations.try_acquire(), of_caller) {

@@ -74,17 +74,24 @@ impl StorageClasses {
     }
 }
 
-/// What the listener accepts and how far it goes.
+/// Who comes in, and with what; it may change while the listener serves.
 #[derive(Debug)]
-pub struct ListenerOptions {
-    /// TLS, and then nothing without it.
-    pub tls: Option<Arc<TlsServer>>,
+pub struct Door {
     /// The called AE title must be this; `None` takes any.
     pub called: Option<AeTitle>,
     /// Who may call.
     pub callers: Callers,
     /// What may be stored.
     pub storage_classes: StorageClasses,
+}
+
+/// What the listener accepts and how far it goes.
+#[derive(Debug)]
+pub struct ListenerOptions {
+    /// TLS, and then nothing without it.
+    pub tls: Option<Arc<TlsServer>>,
+    /// Who comes in; a change is in force for the next association.
+    pub door: watch::Receiver<Arc<Door>>,
     /// Is told what the audit trail has to know.
     pub witness: Option<Witness>,
     /// Keeps questions about storage commitment.

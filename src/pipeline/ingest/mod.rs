@@ -18,7 +18,7 @@ mod witness;
 
 pub use data_set::DataSetError;
 pub use listener::{
-    Caller, Callers, IngestCounters, Listener, ListenerLimits, ListenerOptions, StorageClasses,
+    Caller, Callers, Door, IngestCounters, Listener, ListenerLimits, ListenerOptions, StorageClasses,
 };
 pub use part10::Part10Error;
 pub use pdu::PduError;

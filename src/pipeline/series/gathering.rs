@@ -118,6 +118,12 @@ impl Gathering {
         Self { askable: senders.into_iter().collect(), ..self }
     }
 
+    /// From now on series are waited for like this, and these senders are asked about.
+    pub fn follow(&mut self, patience: Patience, senders: impl IntoIterator<Item = AeTitle>) {
+        self.patience = patience;
+        self.askable = senders.into_iter().collect();
+    }
+
     /// Whether instances of a series are coming in.
     #[must_use]
     pub fn is_growing(&self, series: &SeriesInstanceUid) -> bool {
