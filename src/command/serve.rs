@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use super::contouring::{contourer, load_model};
 use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::ServeArgs;
+use crate::platform::Signal;
 use crate::service::{self, Reloaded, Reloader};
 use crate::settings::service::DestinationSettings;
 use crate::settings::{ServiceSettings, SettingsError, Template};
@@ -61,16 +62,16 @@ async fn shutdown_or_hang_up(
     running: Arc<OnceLock<Arc<Reloader>>>,
     read: impl Fn() -> Result<ServiceSettings, SettingsError>,
 ) {
-    use tokio::signal::unix::{SignalKind, signal};
     let hang_up = async {
-        let mut signal = match signal(SignalKind::hangup()) {
-            Ok(signal) => signal,
+        let mut ear = match Signal::HangUp.listen() {
+            Ok(ear) => ear,
             Err(error) => {
                 tracing::error!(%error, "SIGHUP will not be heard");
                 return std::future::pending().await;
             }
         };
-        while signal.recv().await.is_some() {
+        loop {
+            ear.hear().await;
             if let Some(reloader) = running.get() {
                 read_again(reloader, read());
             }
@@ -110,24 +111,15 @@ fn read_again(reloader: &Reloader, settings: Result<ServiceSettings, SettingsErr
 
 /// Ready when Ctrl-C or SIGTERM comes.
 async fn shutdown() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let terminate = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(error) => {
-                tracing::error!(%error, "SIGTERM will end the process at once");
-                std::future::pending::<()>().await;
-            }
-        }
-    };
-    let interrupt = async {
-        if let Err(error) = tokio::signal::ctrl_c().await {
-            tracing::error!(%error, "Ctrl-C will end the process at once");
-            std::future::pending::<()>().await;
+    let heard = async |signal: Signal| match signal.listen() {
+        Ok(mut ear) => ear.hear().await,
+        Err(error) => {
+            tracing::error!(%error, ?signal, "this signal will end the process at once");
+            std::future::pending().await
         }
     };
     tokio::select! {
-        () = terminate => {}
-        () = interrupt => {}
+        () = heard(Signal::Terminate) => {}
+        () = heard(Signal::Interrupt) => {}
     }
 }

@@ -7,9 +7,10 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use crate::platform;
 
 /// Why the outbox cannot keep something.
 #[derive(Debug, thiserror::Error)]
@@ -173,11 +174,10 @@ fn stem(delivery: &str, destination: &str) -> String {
 /// Puts a file of mode 0600 in place at once, durably.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), OutboxError> {
     let temporary = path.with_added_extension("part");
-    let written = fs::OpenOptions::new()
+    let written = platform::private_file()
         .write(true)
         .create(true)
         .truncate(true)
-        .mode(0o600)
         .open(&temporary)
         .and_then(|mut file| io::Write::write_all(&mut file, bytes).and_then(|()| file.sync_all()));
     written.map_err(io_error("writing", &temporary))?;
@@ -187,7 +187,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), OutboxError> {
 
 fn sync_parent(path: &Path) -> Result<(), OutboxError> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error("syncing", folder))
+    platform::sync_folder(folder).map_err(io_error("syncing", folder))
 }
 
 fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OutboxError {

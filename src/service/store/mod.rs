@@ -266,8 +266,7 @@ fn sqlite_url(path: &Path) -> String {
 
 /// Makes the file of mode 0600 before SQLite makes it of another.
 fn make_private(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map(drop)
+    crate::platform::private_file().create(true).append(true).open(path).map(drop)
 }
 
 pub(super) fn failed(operation: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
@@ -326,7 +325,6 @@ pub(in crate::service) mod tests {
 
     #[tokio::test]
     async fn it_opens_again_with_what_it_held_and_keeps_its_file_private() {
-        use std::os::unix::fs::PermissionsExt;
         let (folder, store) = fresh().await;
         sqlx::query("INSERT INTO series (series, was, state, calling_ae_title, n_instances, first_ms, last_ms) VALUES ('1.2', 'new', 'receiving', 'CT', 1, 5, 5)")
             .execute(store.pool())
@@ -334,7 +332,7 @@ pub(in crate::service) mod tests {
             .unwrap();
         store.close().await;
         let path = folder.path().join("a b%20c.sqlite3");
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(crate::platform::mode_of(&std::fs::metadata(&path).unwrap()), 0o600);
         let store = Store::open_existing(&Place::File(path)).await.unwrap();
         let row = sqlx::query("SELECT COUNT(*) AS n FROM series").fetch_one(store.pool()).await.unwrap();
         assert_eq!(number_of(&row, "n").unwrap(), 1);
