@@ -184,8 +184,8 @@ impl Service {
         let in_force = Live { settings: settings.clone(), rules: rules.map(Arc::new) };
         let (live, living) = watch::channel(Arc::new(in_force));
         let (door, doors) = watch::channel(Arc::new(door(settings)));
-        let webhooks = settings.notifications.webhooks.clone();
-        let told = Notices::start(webhooks, settings.ae_title.to_string(), scu_timeouts(settings));
+        let listeners = settings.notifications.listeners();
+        let told = Notices::start(listeners, settings.ae_title.as_str(), scu_timeouts(settings));
         let (notices, telling) = told.map_err(ServiceError::Threads)?;
         let (audit, audit_writer) =
             AuditTrail::start(&settings.audit, &settings.ae_title, &folder).map_err(ServiceError::Audit)?;
@@ -213,7 +213,7 @@ impl Service {
         let reporter = commitments::Reporter { pledges: Arc::clone(&pledges), live: living.clone() };
         runtime.spawn(reporter.run(stopped.clone()));
         let work = Arc::new(WorkCounters::default());
-        let mut threads = vec![telling];
+        let mut threads = Vec::from(telling);
         let reloader = Arc::new(Reloader {
             live,
             door,

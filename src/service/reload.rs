@@ -67,7 +67,7 @@ impl Reloader {
         if let Some(outbox) = self.outbox.upgrade() {
             outbox.follow(retry_policy(&settings), scu_timeouts(&settings));
         }
-        self.audience.replace(settings.notifications.webhooks.clone());
+        self.audience.replace(settings.notifications.listeners());
         self.live.send_replace(Arc::new(Live { settings, rules }));
         Ok(reloaded)
     }

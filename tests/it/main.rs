@@ -27,6 +27,7 @@ mod faults;
 mod hostile;
 mod ingest;
 mod jobs;
+mod mail;
 mod outlets;
 mod peers_evaluate;
 mod phantom;
