@@ -114,13 +114,15 @@ fn mixed(before: &ServiceSettings, new: &ServiceSettings) -> (ServiceSettings, R
         "ae_title": ae_title,
         "data_dir": data_dir,
         "http": http,
-        "stop_grace_s": stop_grace_s,
         "audit": audit,
         "network": network,
         "anatomy": anatomy,
         "structure_set": structure_set,
         "destinations": destinations,
     );
+    if before.stop_grace_s.total_cmp(&new.stop_grace_s).is_ne() {
+        reloaded.at_the_next_start.push("stop_grace_s");
+    }
     if rest(before) != new.listen {
         reloaded.at_the_next_start.push("listen (but callers, called_ae_title, storage_classes)");
     }

@@ -38,8 +38,9 @@ const LONGEST_QUESTION: usize = 2_000_000;
 /// References in one question.
 const MOST_REFERENCES: usize = 10_000;
 
-/// Questions whose report has not been taken yet.
+/// Questions whose report has not been taken yet, of all and of one AE title.
 const MOST_WAITING: usize = 1_000;
+const MOST_WAITING_OF_ONE: usize = 200;
 
 /// Hints on their way to the gathering; more are dropped, and the series wait out their quiet time.
 const HINTS: usize = 64;
@@ -107,12 +108,12 @@ pub enum PledgeError {
     #[error("a question about storage commitment cannot be kept")]
     Spool(#[source] SpoolError),
     /// A file of ours is gone or damaged.
-    #[error("{path} cannot be read: remove it, and have {operation} asked again")]
+    #[error(
+        "{path} cannot be read: remove it, and have the storage commitment that it is named after asked for again"
+    )]
     Foreign {
         /// Which.
         path: PathBuf,
-        /// What.
-        operation: &'static str,
         /// Why.
         #[source]
         source: io::Error,
@@ -162,20 +163,21 @@ impl Pledges {
         let folder = data_folder.join("commitments");
         make_folder(&folder).map_err(PledgeError::Spool)?;
         let (hints, hinted) = mpsc::channel(HINTS);
-        let foreign =
-            |source| PledgeError::Foreign { path: folder.clone(), operation: "storage commitment", source };
+        let failed = |source| {
+            PledgeError::Spool(SpoolError::Io { operation: "reading", path: folder.clone(), source })
+        };
         let mut waiting = BTreeMap::new();
-        for entry in fs::read_dir(&folder).map_err(foreign)? {
-            let path = entry.map_err(foreign)?.path();
+        for entry in fs::read_dir(&folder).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
             let uid = path.file_stem().and_then(|stem| stem.to_str()).and_then(|uid| uid.parse().ok());
-            let is_whole = path.extension().is_some_and(|extension| extension == "json");
-            match uid.filter(|_| is_whole).map(|uid| read(&folder, &uid)) {
-                Some(Ok(pledge)) => {
-                    drop(waiting.insert(pledge.transaction_uid.clone(), Waiting::of(&pledge)))
-                }
-                Some(Err(error)) => tracing::error!(error = with_causes(&error), "left alone"),
+            match (path.extension().and_then(|extension| extension.to_str()), uid) {
+                (Some("json"), Some(uid)) => match read(&folder, &uid) {
+                    Ok(pledge) => drop(waiting.insert(uid, Waiting::of(&pledge))),
+                    Err(error) => tracing::error!(error = with_causes(&error), "left alone"),
+                },
                 // Nobody was told success.
-                None => drop(fs::remove_file(&path)),
+                (Some("part"), _) => drop(fs::remove_file(&path)),
+                _ => tracing::warn!(path = %path.display(), "not one of our files; left alone"),
             }
         }
         let pledges = Self {
@@ -213,14 +215,18 @@ impl Pledges {
             asked_ms: i64::try_from(asked_ms).unwrap_or(i64::MAX),
             references,
         };
-        let n_waiting = self.waiting().len();
+        let of_one = |waiting: &Waiting| waiting.calling_ae_title == *calling;
+        let (n_waiting, n_of_one) = {
+            let waiting = self.waiting();
+            (waiting.len(), waiting.values().filter(|waiting| of_one(waiting)).count())
+        };
         if self.waiting().contains_key(&transaction_uid) {
             let is_same = read(&self.folder, &transaction_uid).is_ok_and(|known| {
                 known.calling_ae_title == *calling && known.references == pledge.references
             });
             return if is_same { Ok(transaction_uid) } else { Err(ActionStatus::DuplicateTransaction) };
         }
-        if n_waiting >= MOST_WAITING {
+        if n_waiting >= MOST_WAITING || n_of_one >= MOST_WAITING_OF_ONE {
             return Err(ActionStatus::ResourceLimitation);
         }
         if let Err(error) = self.keep(&pledge) {
@@ -394,11 +400,7 @@ fn path_of(folder: &Path, transaction_uid: &TransactionUid) -> PathBuf {
 
 fn read(folder: &Path, transaction_uid: &TransactionUid) -> Result<Pledge, PledgeError> {
     let path = path_of(folder, transaction_uid);
-    let foreign = |source| PledgeError::Foreign {
-        path: path.clone(),
-        operation: "the storage commitment that it names",
-        source,
-    };
+    let foreign = |source| PledgeError::Foreign { path: path.clone(), source };
     let file: InFile =
         serde_json::from_slice(&fs::read(&path).map_err(foreign)?).map_err(|error| foreign(error.into()))?;
     let reference = |(class, instance): &(String, String)| {
@@ -546,11 +548,14 @@ mod tests {
         let many: Vec<(&str, &str)> = vec![(CT, "1.7.1"); MOST_REFERENCES + 1];
         assert_eq!(take(question("1.2.1", &many)), ActionStatus::ResourceLimitation);
         assert!(here.pledges.all().is_empty());
-        let waiting =
-            Waiting { calling_ae_title: "CT1".parse().unwrap(), asked_ms: 0, since: Instant::now() };
-        for n in 0..MOST_WAITING {
-            here.pledges.waiting().insert(format!("1.3.{n}").parse().unwrap(), waiting.clone());
-        }
+        let wait = |title: &str, n: usize| {
+            let calling_ae_title = title.parse().unwrap();
+            let waiting = Waiting { calling_ae_title, asked_ms: 0, since: Instant::now() };
+            here.pledges.waiting().insert(format!("1.3.{n}").parse().unwrap(), waiting);
+        };
+        (0..MOST_WAITING_OF_ONE).for_each(|n| wait("CT1", n));
+        assert_eq!(here.ask("1.2.1", &[(CT, "1.7.1")]), Err(ActionStatus::ResourceLimitation));
+        (0..MOST_WAITING).for_each(|n| wait("CT2", n));
         assert_eq!(here.ask("1.2.1", &[(CT, "1.7.1")]), Err(ActionStatus::ResourceLimitation));
     }
 
