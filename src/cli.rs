@@ -95,7 +95,7 @@ pub struct DemoArgs {
 }
 
 /// `oarlock serve`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
     /// Settings; see config/service.yaml.
     #[arg(long, value_name = "FILE")]

@@ -26,6 +26,8 @@
 
 pub mod vocabulary;
 
+mod platform;
+
 pub mod engine;
 
 pub mod pipeline;

@@ -13,10 +13,11 @@ use crate::cli::CheckArgs;
 use crate::engine::runtime::library;
 use crate::engine::runtime::session::Runtime;
 use crate::learning::model::ModelRegistry;
-use crate::pipeline::delivery::Destination;
+use crate::pipeline::delivery::{Destination, Way};
 use crate::pipeline::ingest::free_mb;
 use crate::service::store::{DeliveryState, JobState, Place, Store, StoreError, now_ms};
 use crate::service::{objects_of, place, scu_timeouts, tls_server};
+use crate::settings::service::ReportToSettings;
 use crate::settings::{ServiceSettings, Template, load_rules};
 use crate::vocabulary::causes::with_causes;
 
@@ -70,6 +71,7 @@ pub(super) fn run(args: CheckArgs, runtime: &RuntimeChoice) -> CommandResult {
         findings.push(model(settings));
         findings.extend(rules(settings));
         findings.extend(peers(settings)?);
+        findings.extend(reports(settings)?);
     }
     findings.push(onnx_runtime(runtime));
     findings.push(clock());
@@ -281,6 +283,20 @@ async fn destination(to: &Destination, settings: &ServiceSettings) -> Finding {
         Ok(said) => Finding::ok("destination", said),
         Err(error) => Finding::bad("destination", with_causes(&error)),
     }
+}
+
+/// Whether those that are called with a report on storage commitment answer. A scanner need not take a C-ECHO.
+fn reports(settings: &ServiceSettings) -> std::io::Result<Vec<Finding>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let finding = |to: &ReportToSettings| {
+        let way =
+            Way::Store { peer: to.peer.clone(), commitment: None, tls: to.tls.as_ref().map(|t| t.files()) };
+        let called = Destination { name: to.peer.to_string(), way };
+        let found = runtime.block_on(destination(&called, settings));
+        let verdict = if found.verdict == Verdict::Bad { Verdict::Note } else { found.verdict };
+        Finding { subject: "storage commitment", verdict, ..found }
+    };
+    Ok(settings.commitment.report_to.iter().map(finding).collect())
 }
 
 fn onnx_runtime(choice: &RuntimeChoice) -> Finding {

@@ -7,25 +7,25 @@ use std::sync::{Arc, OnceLock};
 use super::contouring::{contourer, load_model};
 use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::ServeArgs;
-use crate::pipeline::tls::TlsServer;
-use crate::service;
+use crate::platform::Signal;
+use crate::service::{self, Reloaded, Reloader};
 use crate::settings::service::DestinationSettings;
-use crate::settings::{ServiceSettings, Template};
+use crate::settings::{ServiceSettings, SettingsError, Template};
+use crate::vocabulary::causes::with_causes;
 
 /// Runs the command.
 pub(super) fn run(args: ServeArgs, runtime: &RuntimeChoice) -> CommandResult {
-    let settings = settings(args)?;
+    let read = move || settings(args.clone());
+    let settings = read()?;
     let mut model = load_model(runtime, &settings.network.model)?;
     model.anatomy = settings.anatomy;
     let (name, provider) = (model.name.clone(), model.network.provider());
     let usual = Template::load(&settings.structure_set.template)?;
     let contourer = contourer(model, usual, settings.formats(), runtime);
-    let tls = Arc::new(OnceLock::new());
-    let ends = shutdown_or_hang_up(Arc::clone(&tls));
+    let running = Arc::new(OnceLock::new());
+    let ends = shutdown_or_hang_up(Arc::clone(&running), read);
     service::run(&settings, Some(contourer), ends, |service| {
-        if let Some(server) = service.tls() {
-            tls.get_or_init(|| server);
-        }
+        running.get_or_init(|| service.reloader());
         say(format_args!("{} listens on {}", settings.ae_title, service.address()));
         if let Some(address) = service.http_address() {
             say(format_args!("http://{address}/health, /ready and /metrics"));
@@ -46,7 +46,7 @@ pub(super) fn run(args: ServeArgs, runtime: &RuntimeChoice) -> CommandResult {
 }
 
 /// The file's settings, or the defaults, with what the arguments say.
-fn settings(args: ServeArgs) -> Result<ServiceSettings, crate::settings::SettingsError> {
+fn settings(args: ServeArgs) -> Result<ServiceSettings, SettingsError> {
     let mut settings = match &args.config {
         Some(path) => ServiceSettings::load(path)?,
         None => ServiceSettings::default(),
@@ -63,25 +63,23 @@ fn settings(args: ServeArgs) -> Result<ServiceSettings, crate::settings::Setting
     Ok(settings)
 }
 
-/// Ready when Ctrl-C or SIGTERM comes; until then, SIGHUP has the certificates read again.
-async fn shutdown_or_hang_up(tls: Arc<OnceLock<Arc<TlsServer>>>) {
-    use tokio::signal::unix::{SignalKind, signal};
+/// Ready when Ctrl-C or SIGTERM comes; until then, SIGHUP has settings, rules and certificates read again.
+async fn shutdown_or_hang_up(
+    running: Arc<OnceLock<Arc<Reloader>>>,
+    read: impl Fn() -> Result<ServiceSettings, SettingsError>,
+) {
     let hang_up = async {
-        let mut signal = match signal(SignalKind::hangup()) {
-            Ok(signal) => signal,
+        let mut ear = match Signal::HangUp.listen() {
+            Ok(ear) => ear,
             Err(error) => {
                 tracing::error!(%error, "SIGHUP will not be heard");
                 return std::future::pending().await;
             }
         };
-        while signal.recv().await.is_some() {
-            match tls.get().map(|server| server.reload()) {
-                Some(Ok(())) => tracing::info!("certificates are read again"),
-                Some(Err(error)) => {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::error!(error, "certificates cannot be read again; the ones before stay in use");
-                }
-                None => tracing::info!("SIGHUP reads certificates again, and there are none"),
+        loop {
+            ear.hear().await;
+            if let Some(reloader) = running.get() {
+                read_again(reloader, read());
             }
         }
     };
@@ -91,26 +89,43 @@ async fn shutdown_or_hang_up(tls: Arc<OnceLock<Arc<TlsServer>>>) {
     }
 }
 
-/// Ready when Ctrl-C or SIGTERM comes.
-async fn shutdown() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let terminate = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(error) => {
-                tracing::error!(%error, "SIGTERM will end the process at once");
-                std::future::pending::<()>().await;
+fn read_again(reloader: &Reloader, settings: Result<ServiceSettings, SettingsError>) {
+    let reloaded = match settings {
+        Ok(settings) => reloader.reload(&settings).map_err(|error| with_causes(&error)),
+        Err(error) => Err(with_causes(&error)),
+    };
+    match reloaded {
+        Ok(Reloaded { taken_over, at_the_next_start }) => {
+            let taken_over = taken_over.join(", ");
+            tracing::info!(taken_over, "settings, rules and certificates are read again");
+            if !at_the_next_start.is_empty() {
+                let keys = at_the_next_start.join(", ");
+                tracing::warn!(
+                    keys,
+                    "these settings have changed and are in force after the next start only"
+                );
             }
         }
-    };
-    let interrupt = async {
-        if let Err(error) = tokio::signal::ctrl_c().await {
-            tracing::error!(%error, "Ctrl-C will end the process at once");
-            std::future::pending::<()>().await;
+        Err(error) => {
+            tracing::error!(
+                error,
+                "settings, rules and certificates cannot be read again; those before stay in force"
+            );
+        }
+    }
+}
+
+/// Ready when Ctrl-C or SIGTERM comes.
+async fn shutdown() {
+    let heard = async |signal: Signal| match signal.listen() {
+        Ok(mut ear) => ear.hear().await,
+        Err(error) => {
+            tracing::error!(%error, ?signal, "this signal will end the process at once");
+            std::future::pending().await
         }
     };
     tokio::select! {
-        () = terminate => {}
-        () = interrupt => {}
+        () = heard(Signal::Terminate) => {}
+        () = heard(Signal::Interrupt) => {}
     }
 }

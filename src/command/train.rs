@@ -7,11 +7,10 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::{CommandResult, RuntimeChoice, say, tell};
 use crate::cli::TrainArgs;
 use crate::learning::train::{Event, Start, Validation, prospect, train};
+use crate::platform::Signal;
 use crate::settings::TrainRecipe;
 
 /// Runs the command.
@@ -131,13 +130,13 @@ impl Stop {
         let listener = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let (mut interrupt, mut terminate) = {
             let _here = listener.enter();
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+            (Signal::Interrupt.listen()?, Signal::Terminate.listen()?)
         };
         std::thread::spawn(move || {
             listener.block_on(async {
                 let seen = tokio::select! {
-                    _ = interrupt.recv() => SIGINT,
-                    _ = terminate.recv() => SIGTERM,
+                    () = interrupt.hear() => SIGINT,
+                    () = terminate.hear() => SIGTERM,
                 };
                 number.store(seen, Ordering::Relaxed);
                 asked.store(true, Ordering::Relaxed);

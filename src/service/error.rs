@@ -8,7 +8,7 @@ use super::AddError;
 use super::audit::AuditError;
 use super::store::StoreError;
 use crate::pipeline::delivery::{OutboxError, SecretError};
-use crate::pipeline::ingest::SpoolError;
+use crate::pipeline::ingest::{PledgeError, SpoolError};
 use crate::pipeline::objects::{BucketError, ObjectError};
 use crate::pipeline::tls::TlsError;
 use crate::settings::SettingsError;
@@ -32,12 +32,18 @@ pub enum ServiceError {
         /// Which.
         folder: PathBuf,
     },
+    /// Settings that were read again.
+    #[error("the settings cannot be used")]
+    Settings(#[source] SettingsError),
     /// The rules of selection.
     #[error("the rules cannot be used")]
     Rules(#[source] SettingsError),
     /// The received instances.
     #[error("the received instances cannot be read back")]
     Spool(#[source] SpoolError),
+    /// The questions about storage commitment.
+    #[error("what peers were promised a report on cannot be read back")]
+    Pledges(#[source] PledgeError),
     /// The outbox.
     #[error("the outbox cannot be opened")]
     Outbox(#[source] OutboxError),

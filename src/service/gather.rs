@@ -9,17 +9,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::Member;
 use super::cluster::{Arrival, TICK, Trouble};
+use super::reload::Live;
 use super::store::{NewVersion, Store, StoreError, millis, now_ms};
-use crate::pipeline::delivery::{ScuTimeouts, count_instances};
-use crate::pipeline::ingest::{OnDisk, Spool, SpoolError, StoredInstance};
+use super::{Member, patience, scu_timeouts};
+use crate::pipeline::delivery::count_instances;
+use crate::pipeline::ingest::{OnDisk, SeriesHint, Spool, SpoolError, StoredInstance};
 use crate::pipeline::objects::Objects;
-use crate::pipeline::series::{
-    Choice, Gathered, Gathering, Patience, Question, Rules, Subject, fingerprint_of,
-};
+use crate::pipeline::series::{Choice, Gathered, Gathering, Question, Subject, fingerprint_of};
 use crate::vocabulary::causes::with_causes;
-use crate::vocabulary::dicom::{AeTitle, Peer, SeriesInstanceUid, SopInstanceUid};
+use crate::vocabulary::dicom::{AeTitle, SeriesInstanceUid, SopInstanceUid};
 
 /// SOP classes that become a series to contour: CT Image, Enhanced CT, Legacy Converted Enhanced CT.
 const CT_CLASSES: [&str; 3] =
@@ -36,16 +35,12 @@ pub(super) struct Gatherer {
     pub(super) results: Objects,
     /// Folder for instances that are fetched for the rules.
     pub(super) working: PathBuf,
-    pub(super) patience: Patience,
-    /// Which series are contoured, and how; all alike without.
-    pub(super) rules: Option<Arc<Rules>>,
-    /// Archives that are asked about the series of a sender.
-    pub(super) ask: BTreeMap<AeTitle, Peer>,
     /// Ours, to ask with.
     pub(super) ae_title: AeTitle,
-    pub(super) timeouts: ScuTimeouts,
     /// Told when a job is there.
     pub(super) wake: Arc<Notify>,
+    /// What is in force: how long series are waited for, whose archives are asked, and the rules.
+    pub(super) live: watch::Receiver<Arc<Live>>,
 }
 
 /// Questions that may be on their way at a time; more wait.
@@ -56,7 +51,8 @@ impl Gatherer {
     /// or have a job; all others run through their quiet time again. Only those are opened.
     pub(super) async fn replay(&self, stored: Vec<OnDisk>) -> Result<Gathering, StoreError> {
         let known = self.store.known().await?;
-        let mut gathering = Gathering::new(self.patience).asking(self.ask.keys().cloned());
+        let mut gathering = Gathering::new(patience(&self.live.borrow().settings));
+        self.follow(&mut gathering);
         for OnDisk { series_instance_uid: uid, sop_instance_uids } in stored {
             let is_known = |fingerprint: &str| {
                 known.get(uid.as_str()).is_some_and(|known| known.fingerprint == fingerprint)
@@ -77,9 +73,15 @@ impl Gatherer {
     }
 
     /// Gathers until nothing can arrive any more.
-    pub(super) async fn run(self, mut gathering: Gathering, mut arrived: mpsc::Receiver<StoredInstance>) {
+    pub(super) async fn run(
+        self,
+        mut gathering: Gathering,
+        mut arrived: mpsc::Receiver<StoredInstance>,
+        mut hinted: mpsc::Receiver<SeriesHint>,
+    ) {
         let mut unwritten = VecDeque::new();
         let (answers, mut answered) = mpsc::channel(QUESTIONS);
+        let mut live = self.live.clone();
         loop {
             while let Ok(place) = answers.clone().try_reserve_owned() {
                 let Some(question) = gathering.take_question(Instant::now()) else { break };
@@ -107,20 +109,37 @@ impl Gatherer {
             let wake = gathering.next_complete().unwrap_or(idle).min(retry).max(soon);
             tokio::select! {
                 instance = arrived.recv() => match instance {
-                    Some(instance) if is_ct(&instance) => self.receive(&mut gathering, instance).await,
-                    Some(_kept_only) => {}
+                    Some(instance) => self.receive(&mut gathering, instance).await,
                     None => return,
                 },
+                Ok(()) = live.changed() => self.follow(&mut gathering),
+                Some(hint) = hinted.recv() => {
+                    // The instances came before it, by another way.
+                    for _ in 0..arrived.len() {
+                        let Ok(instance) = arrived.try_recv() else { break };
+                        self.receive(&mut gathering, instance).await;
+                    }
+                    if self.live.borrow().settings.commitment.completes_series {
+                        gathering.committed(&hint.series_instance_uid, hint.n_instances);
+                    }
+                }
                 Some((series, n_instances)) = answered.recv() => gathering.answer(&series, n_instances),
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
     }
 
+    fn follow(&self, gathering: &mut Gathering) {
+        let settings = &self.live.borrow().settings;
+        gathering.follow(patience(settings), settings.series.ask.iter().map(|ask| ask.ae_title.clone()));
+    }
+
     /// Asks in the background; what goes wrong is no answer.
     fn question(&self, question: Question, place: OwnedPermit<(SeriesInstanceUid, Option<u32>)>) {
-        let peer = self.ask.get(&question.calling_ae_title).cloned();
-        let (ours, timeouts) = (self.ae_title.clone(), self.timeouts);
+        let live = Arc::clone(&self.live.borrow());
+        let ask = live.settings.series.ask.iter().find(|ask| ask.ae_title == question.calling_ae_title);
+        let peer = ask.map(|ask| ask.peer.clone());
+        let (ours, timeouts) = (self.ae_title.clone(), scu_timeouts(&live.settings));
         tokio::spawn(async move {
             let Question { study_instance_uid: study, series_instance_uid: series, .. } = question;
             let mut n_instances = None;
@@ -141,6 +160,9 @@ impl Gatherer {
 
     /// The first instance of a series that comes to rest brings along those that came earlier.
     async fn receive(&self, gathering: &mut Gathering, instance: StoredInstance) {
+        if !is_ct(&instance) {
+            return;
+        }
         let series = instance.series_instance_uid.clone();
         if !gathering.is_growing(&series) {
             let calling = instance.clue.calling_ae_title.as_ref().map_or("", |title| title.as_str());
@@ -173,7 +195,7 @@ impl Gatherer {
 
     /// What the rules say; a series that they cannot read is contoured, so that its fault is found there and told.
     async fn choose(&self, gathered: &Gathered) -> Choice {
-        let Some(rules) = self.rules.clone() else { return Choice::default() };
+        let Some(rules) = self.live.borrow().rules.clone() else { return Choice::default() };
         let calling = gathered.instances.iter().find_map(|i| i.clue.calling_ae_title.clone());
         let mut instances = gathered.instances.clone();
         let series = &gathered.series_instance_uid;
@@ -242,7 +264,9 @@ struct Watched {
 impl Gatherer {
     /// Gathers the series that nobody else waits for until `stop` turns true.
     pub(super) async fn run_among(self, member: Member, mut stop: watch::Receiver<bool>) {
-        let mut gathering = Gathering::new(self.patience).asking(self.ask.keys().cloned());
+        let mut gathering = Gathering::new(patience(&self.live.borrow().settings));
+        self.follow(&mut gathering);
+        let mut live = self.live.clone();
         let mut watched = BTreeMap::new();
         let (answers, mut answered) = mpsc::channel(QUESTIONS);
         let mut trouble = Trouble::default();
@@ -255,6 +279,7 @@ impl Gatherer {
             }
             tokio::select! {
                 Some((series, n_instances)) = answered.recv() => gathering.answer(&series, n_instances),
+                Ok(()) = live.changed() => self.follow(&mut gathering),
                 () = tokio::time::sleep(TICK) => {}
                 _ = stop.wait_for(|stop| *stop) => {}
             }
@@ -304,8 +329,9 @@ impl Gatherer {
             }
         }
         // Of a node that died nobody has told what it has received.
+        let quiet = patience(&self.live.borrow().settings).quiet;
         for (series, watched) in watched.iter_mut() {
-            if !gathering.is_growing(series) && watched.since.elapsed() > self.patience.quiet {
+            if !gathering.is_growing(series) && watched.since.elapsed() > quiet {
                 watched.since = Instant::now();
                 let found = self.missing(series, &BTreeSet::new()).await?;
                 gathering.receive(found, Instant::now());

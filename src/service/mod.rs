@@ -1,8 +1,8 @@
 //! What keeps the pipeline running: it wires the rooms, and ends them in order.
 //!
 //! Under the data folder: `incoming`, `instances` and `quarantine` (see `pipeline::ingest`), `results` (structure
-//! sets), `outbox` (objects that still have to go), `oarlock.sqlite3` (series, jobs, deliveries, history; see
-//! [`store`]), `lock` (one service at a time).
+//! sets), `commitments` (questions that peers are owed a report on), `outbox` (objects that still have to go),
+//! `oarlock.sqlite3` (series, jobs, deliveries, history; see [`store`]), `lock` (one service at a time).
 //!
 //! What is on disk is the truth about what was received and made; the database is the truth about what is to be done
 //! with it. At the start the two are compared, and what the database does not know is gathered again.
@@ -12,6 +12,7 @@
 
 pub mod audit;
 mod cluster;
+mod commitments;
 mod error;
 pub mod failure;
 mod gather;
@@ -21,11 +22,13 @@ pub mod mint;
 mod outbox;
 pub mod quarantine;
 pub mod queue;
+mod reload;
 mod retention;
 mod shared_retention;
 pub mod store;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
@@ -44,11 +47,12 @@ pub use error::ServiceError;
 pub use failure::{ContourFailure, Remedy};
 pub use journal::OrganRecord;
 pub use outbox::{AddError, Outbox, Told};
+pub use reload::{Reloaded, Reloader};
 pub use worker::{Contourer, Formatted, MadeStructureSet};
 
 use crate::pipeline::delivery::{Notices, OutboxFolder, RetryPolicy, ScuTimeouts};
 use crate::pipeline::ingest::{
-    Announcer, Caller, Callers, Listener, ListenerLimits, ListenerOptions, Spool, SpoolLimits,
+    Announcer, Caller, Callers, Door, Listener, ListenerLimits, ListenerOptions, Pledges, Spool, SpoolLimits,
     StorageClasses, StoredInstance,
 };
 use crate::pipeline::objects::Objects;
@@ -60,11 +64,13 @@ use crate::settings::service::{
     self as settings_of, CalledAeTitle, DestinationSettings, ServiceSettings, StorageClass, seconds,
 };
 use crate::vocabulary::causes::with_causes;
+use crate::vocabulary::dicom::AeTitle;
 use audit::{AuditEvent, AuditTrail, AuditWriter};
 use cluster::{LEAVING, Ledger, leave, member};
 use gather::Gatherer;
 use http::Shown;
 use queue::{Now, Queue};
+use reload::Live;
 use store::Store;
 use worker::{Outlet, WorkCounters, Worker};
 
@@ -98,7 +104,7 @@ pub struct Service {
     store: Arc<Store>,
     member: Member,
     ledger: Option<Arc<Ledger>>,
-    tls: Option<Arc<TlsServer>>,
+    reloader: Arc<Reloader>,
     audit: AuditTrail,
     audit_writer: AuditWriter,
     _lock: File,
@@ -173,8 +179,14 @@ impl Service {
         let objects = shared.clone().unwrap_or_else(|| Objects::in_folder(&folder));
         let working = folder.join("work");
         clear(&working).map_err(|source| ServiceError::Folder { folder: working.clone(), source })?;
-        let webhooks = settings.notifications.webhooks.clone();
-        let told = Notices::start(webhooks, settings.ae_title.to_string(), scu_timeouts(settings));
+        let (pledges, hinted) = Pledges::open(&folder, Arc::clone(&spool)).map_err(ServiceError::Pledges)?;
+        let pledges = Arc::new(pledges);
+        pledges.call_back(called_back(settings));
+        let in_force = Live { settings: settings.clone(), rules: rules.map(Arc::new) };
+        let (live, living) = watch::channel(Arc::new(in_force));
+        let (door, doors) = watch::channel(Arc::new(door(settings)));
+        let listeners = settings.notifications.listeners();
+        let told = Notices::start(listeners, settings.ae_title.as_str(), scu_timeouts(settings));
         let (notices, telling) = told.map_err(ServiceError::Threads)?;
         let (audit, audit_writer) =
             AuditTrail::start(&settings.audit, &settings.ae_title, &folder).map_err(ServiceError::Audit)?;
@@ -186,25 +198,27 @@ impl Service {
         let tls = tls_server(settings).map_err(ServiceError::Tls)?.map(Arc::new);
         let bound = runtime.block_on(bind(
             settings,
-            listener_options(settings, tls.clone(), &audit),
+            listener_options(settings, tls.clone(), doors, (&pledges, &audit)),
             Arc::clone(&spool),
             arrivals,
         ))?;
         audit.tell(AuditEvent::Started);
 
-        if let (Some(objects), Some(keep_days)) = (&shared, settings.retention.keep_days) {
-            let (store, objects) = (Arc::clone(&store), objects.clone());
-            let retention = shared_retention::SharedRetention { keep_days, store, objects };
+        if let Some(objects) = &shared {
+            let (live, store, objects) = (living.clone(), Arc::clone(&store), objects.clone());
+            let retention = shared_retention::SharedRetention { live, store, objects };
             runtime.spawn(retention.run(work_stopped.clone()));
-        } else if shared.is_none() {
+        } else {
             let retention = retention::Retention {
-                limits: settings.retention,
+                live: living.clone(),
                 store: Arc::clone(&store),
                 spool: Arc::clone(&spool),
                 folder: folder.clone(),
             };
             runtime.spawn(retention.run(work_stopped.clone()));
         }
+        let reporter = commitments::Reporter { pledges: Arc::clone(&pledges), live: living.clone() };
+        runtime.spawn(reporter.run(work_stopped.clone()));
         let bucket_answers = Arc::new(AtomicBool::new(true));
         if let Some(objects) = &shared {
             let answers = Arc::clone(&bucket_answers);
@@ -214,7 +228,15 @@ impl Service {
             runtime.spawn(cluster::live(Arc::clone(ledger), rest_stopped.clone()));
         }
         let work = Arc::new(WorkCounters::default());
-        let mut threads: Vec<_> = telling.into_iter().collect();
+        let mut threads = Vec::from(telling);
+        let reloader = Arc::new(Reloader {
+            live,
+            door,
+            pledges,
+            outbox: Arc::downgrade(&outbox),
+            audience: notices.audience(),
+            tls,
+        });
         for destination in &settings.destinations {
             let (outbox, destination, stop) =
                 (Arc::clone(&outbox), destination.to.clone(), work_stopped.clone());
@@ -229,12 +251,9 @@ impl Service {
                 spool: Arc::clone(&spool),
                 results: objects.below("results"),
                 working: working.clone(),
-                patience: patience(settings),
-                rules: rules.map(Arc::new),
-                ask: settings.series.ask.iter().map(|ask| (ask.ae_title.clone(), ask.peer.clone())).collect(),
                 ae_title: settings.ae_title.clone(),
-                timeouts: scu_timeouts(settings),
                 wake: Arc::clone(&wake),
+                live: living,
             };
             let gathering = runtime.block_on(gatherer.replay(stored)).map_err(ServiceError::Store)?;
             let worker = Worker {
@@ -257,7 +276,7 @@ impl Service {
                 runtime.spawn(gatherer.run_among(member.clone(), work_stopped));
                 runtime.spawn(forget(arrived));
             } else {
-                runtime.spawn(gatherer.run(gathering, arrived));
+                runtime.spawn(gatherer.run(gathering, arrived, hinted));
             }
         } else {
             runtime.spawn(forget(arrived));
@@ -293,7 +312,7 @@ impl Service {
             store,
             member,
             ledger: of_nodes,
-            tls,
+            reloader,
             audit,
             audit_writer,
             _lock: lock,
@@ -312,10 +331,10 @@ impl Service {
         self.http
     }
 
-    /// TLS of the Store SCP, to have its files read again.
+    /// Takes settings over that are read again.
     #[must_use]
-    pub fn tls(&self) -> Option<Arc<TlsServer>> {
-        self.tls.clone()
+    pub fn reloader(&self) -> Arc<Reloader> {
+        Arc::clone(&self.reloader)
     }
 
     /// Ends in order. `/ready` says no at once, and no new work is begun; associations are still taken for the drain time,
@@ -452,24 +471,15 @@ pub fn tls_server(settings: &ServiceSettings) -> Result<Option<TlsServer>, TlsEr
 fn listener_options(
     settings: &ServiceSettings,
     tls: Option<Arc<TlsServer>>,
-    audit: &AuditTrail,
+    door: watch::Receiver<Arc<Door>>,
+    (pledges, audit): (&Arc<Pledges>, &AuditTrail),
 ) -> ListenerOptions {
     let listen = &settings.listen;
-    let callers = listen.callers.iter().map(|c| Caller { ae_title: c.ae_title.clone(), network: c.address });
-    let uids = listen.storage_classes.iter().filter_map(|class| match class {
-        StorageClass::Any => None,
-        StorageClass::Uid(uid) => Some(uid.clone()),
-    });
     ListenerOptions {
         tls,
-        called: (listen.called_ae_title == CalledAeTitle::Own).then(|| settings.ae_title.clone()),
-        callers: if listen.callers.is_empty() { Callers::Any } else { Callers::Listed(callers.collect()) },
-        storage_classes: if listen.storage_classes.contains(&StorageClass::Any) {
-            StorageClasses::Any
-        } else {
-            StorageClasses::Listed(uids.collect())
-        },
+        door,
         witness: audit.witness(),
+        pledges: Arc::clone(pledges),
         limits: ListenerLimits {
             max_associations: listen.max_associations,
             max_associations_per_caller: listen.max_associations_per_caller,
@@ -484,6 +494,25 @@ fn listener_options(
     }
 }
 
+/// Who comes in, as the settings say.
+fn door(settings: &ServiceSettings) -> Door {
+    let listen = &settings.listen;
+    let callers = listen.callers.iter().map(|c| Caller { ae_title: c.ae_title.clone(), network: c.address });
+    let uids = listen.storage_classes.iter().filter_map(|class| match class {
+        StorageClass::Any => None,
+        StorageClass::Uid(uid) => Some(uid.clone()),
+    });
+    Door {
+        called: (listen.called_ae_title == CalledAeTitle::Own).then(|| settings.ae_title.clone()),
+        callers: if listen.callers.is_empty() { Callers::Any } else { Callers::Listed(callers.collect()) },
+        storage_classes: if listen.storage_classes.contains(&StorageClass::Any) {
+            StorageClasses::Any
+        } else {
+            StorageClasses::Listed(uids.collect())
+        },
+    }
+}
+
 fn outbox(
     settings: &ServiceSettings,
     (folder, shared): (&Path, Option<&Objects>),
@@ -491,12 +520,7 @@ fn outbox(
     store: &Arc<Store>,
     told: Told,
 ) -> Result<Arc<Outbox>, ServiceError> {
-    let delivery = &settings.delivery;
-    let policy = RetryPolicy {
-        first: seconds(delivery.first_retry_s),
-        longest: seconds(delivery.longest_retry_s),
-        give_up_after: seconds(delivery.give_up_after_h * 3_600.0),
-    };
+    let policy = retry_policy(settings);
     let objects = match shared {
         Some(objects) => OutboxFolder::over(objects.below("outbox")),
         None => {
@@ -507,6 +531,21 @@ fn outbox(
     };
     let (calling, timeouts) = (settings.ae_title.clone(), scu_timeouts(settings));
     Ok(Arc::new(Outbox::new(Arc::clone(store), objects, calling, policy, timeouts, member, told)))
+}
+
+/// When what was not delivered is tried again, and when not any more.
+fn retry_policy(settings: &ServiceSettings) -> RetryPolicy {
+    let delivery = &settings.delivery;
+    RetryPolicy {
+        first: seconds(delivery.first_retry_s),
+        longest: seconds(delivery.longest_retry_s),
+        give_up_after: seconds(delivery.give_up_after_h * 3_600.0),
+    }
+}
+
+/// Who gets the report of a storage commitment over an association of ours.
+fn called_back(settings: &ServiceSettings) -> BTreeSet<AeTitle> {
+    settings.commitment.report_to.iter().map(|to| to.ae_title.clone()).collect()
 }
 
 fn outlets(settings: &ServiceSettings) -> Vec<Outlet> {

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -34,8 +34,8 @@ pub struct Told {
 pub struct Outbox {
     store: Arc<Store>,
     folder: OutboxFolder,
-    policy: RetryPolicy,
-    timeouts: ScuTimeouts,
+    /// When to try again, and how long a peer may take.
+    patience: Mutex<(RetryPolicy, ScuTimeouts)>,
     calling: AeTitle,
     member: Member,
     told: Told,
@@ -65,7 +65,18 @@ impl Outbox {
         member: Member,
         told: Told,
     ) -> Self {
-        Self { store, folder, policy, timeouts, calling, member, told, came: Notify::new() }
+        let patience = Mutex::new((policy, timeouts));
+        Self { store, folder, patience, calling, member, told, came: Notify::new() }
+    }
+
+    /// From now on deliveries are tried like this.
+    pub fn follow(&self, policy: RetryPolicy, timeouts: ScuTimeouts) {
+        *self.patience.lock().unwrap_or_else(PoisonError::into_inner) = (policy, timeouts);
+        self.announce();
+    }
+
+    fn patience(&self) -> (RetryPolicy, ScuTimeouts) {
+        *self.patience.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps an object for a destination, durably, and gives the row that makes a delivery of it: for a transaction of
@@ -134,20 +145,35 @@ impl Outbox {
         self.came.notify_waiters();
     }
 
-    /// Notes on disk what an earlier process delivered just before it ended.
+    /// Makes disk and store agree at the start: what an earlier process delivered just before it ended is noted on disk, and
+    /// what lies there as delivered is noted in a store that is older, as one from a backup.
     ///
     /// # Errors
     /// [`AddError`].
     pub async fn settle_delivered(&self) -> Result<(), AddError> {
-        if !self.folder.holds_any().map_err(AddError::Object)? {
-            return Ok(());
+        if self.folder.holds_any().map_err(AddError::Object)? {
+            for delivery in self.store.deliveries(None).await.map_err(AddError::Store)? {
+                if delivery.state == DeliveryState::Delivered {
+                    self.folder
+                        .settle(&delivery.delivery, &delivery.destination)
+                        .map_err(AddError::Object)?;
+                }
+            }
         }
-        for delivery in self.store.deliveries(None).await.map_err(AddError::Store)? {
-            if delivery.state == DeliveryState::Delivered {
-                self.folder.settle(&delivery.delivery, &delivery.destination).map_err(AddError::Object)?;
+        for delivery in self.store.never_delivered().await.map_err(AddError::Store)? {
+            let is_delivered = self.folder.is_delivered(&delivery.delivery, &delivery.destination);
+            if is_delivered.map_err(AddError::Object)? {
+                self.note_delivered(&delivery).await?;
             }
         }
         Ok(())
+    }
+
+    async fn note_delivered(&self, delivery: &Delivery) -> Result<(), AddError> {
+        let now = now_ms();
+        let after = Delivery { state: DeliveryState::Delivered, delivered_ms: Some(now), ..delivery.clone() };
+        let cause = "the outbox on disk says that it was delivered";
+        self.store.after_attempt(&after, cause, now).await.map(drop).map_err(AddError::Store)
     }
 
     /// Delivers to one destination until `stop` turns true; then what is in hand is finished.
@@ -158,15 +184,16 @@ impl Outbox {
         while !*stop.borrow() {
             let came = self.came.notified();
             // Longer than its peer may take, so that nobody else sends it meanwhile.
-            let peer = self.timeouts.connect + self.timeouts.answer * 3 + destination.waits();
+            let (policy, timeouts) = self.patience();
+            let peer = timeouts.connect + timeouts.answer * 3 + destination.waits();
             let Member { node, lease } = &self.member;
-            let due = self.store.take_due(&name, node, *lease + peer, self.policy.longest, now_ms()).await;
+            let due = self.store.take_due(&name, node, *lease + peer, policy.longest, now_ms()).await;
             let wait = match due {
                 Ok(Some(delivery)) => {
                     self.attempt(&destination, delivery, &stop).await;
                     continue;
                 }
-                Ok(None) => self.policy.first.clamp(Duration::from_millis(10), LOOK_AGAIN),
+                Ok(None) => policy.first.clamp(Duration::from_millis(10), LOOK_AGAIN),
                 Err(error) => {
                     tracing::error!(%destination, error = &error as &dyn Error, "the outbox is in trouble");
                     LOOK_AGAIN * 5
@@ -182,10 +209,11 @@ impl Outbox {
 
     async fn attempt(&self, destination: &Destination, mut delivery: Delivery, stop: &watch::Receiver<bool>) {
         let (key, to) = (delivery.delivery.clone(), delivery.destination.clone());
+        let (policy, timeouts) = self.patience();
         let outcome = match self.folder.read(&key, &to) {
             Ok(part10) => {
                 let transfer = self.told.audit.sending(destination, &part10);
-                let outcome = destination.deliver(&self.calling, self.timeouts, &part10).await;
+                let outcome = destination.deliver(&self.calling, timeouts, &part10).await;
                 let outcome = outcome.map_err(Failure::Destination);
                 let reason = outcome.as_ref().err().map(Failure::reason);
                 self.told.audit.sent(transfer, reason.map_or(Outcome::Success, Outcome::Failure));
@@ -214,13 +242,13 @@ impl Outbox {
             }
             Err(failure) => {
                 let reason = failure.reason();
-                let is_too_old = now.saturating_sub(delivery.since_ms) >= millis(self.policy.give_up_after);
+                let is_too_old = now.saturating_sub(delivery.since_ms) >= millis(policy.give_up_after);
                 if failure.is_permanent() || is_too_old {
                     delivery.state = DeliveryState::Failed;
                     tracing::error!(%destination, key, attempts, reason,
                         "not delivered and given up; `oarlock jobs resend` tries again");
                 } else {
-                    let wait = self.policy.wait(attempts, rand::random());
+                    let wait = policy.wait(attempts, rand::random());
                     delivery.next_attempt_ms = now.saturating_add(millis(wait));
                     tracing::warn!(%destination, key, attempts, reason, retry_in_s = wait.as_secs_f64(),
                         "not delivered yet");

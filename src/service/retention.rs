@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::reload::Live;
 use super::store::{Store, StoreError, now_ms};
 use crate::pipeline::delivery::{OutboxError, OutboxFolder};
 use crate::pipeline::ingest::{Spool, SpoolError};
@@ -37,7 +38,7 @@ enum RetentionError {
 
 /// What removes.
 pub(super) struct Retention {
-    pub(super) limits: RetentionSettings,
+    pub(super) live: watch::Receiver<Arc<Live>>,
     pub(super) store: Arc<Store>,
     pub(super) spool: Arc<Spool>,
     pub(super) folder: PathBuf,
@@ -45,33 +46,34 @@ pub(super) struct Retention {
 
 impl Retention {
     /// Looks once an hour, and more often where days are short, until `stop` turns true.
-    pub(super) async fn run(self, mut stop: watch::Receiver<bool>) {
-        if self.limits == RetentionSettings::default() {
-            return;
-        }
-        let days = self.limits.keep_days.unwrap_or(f64::INFINITY);
-        let pause = Duration::try_from_secs_f64(days * 3_600.0)
-            .map_or(HOUR, |each| each.clamp(Duration::from_secs(1), HOUR));
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
-            if let Err(error) = self.sweep().await {
+            let limits = self.live.borrow_and_update().settings.retention;
+            let days = limits.keep_days.unwrap_or(f64::INFINITY);
+            let pause = Duration::try_from_secs_f64(days * 3_600.0)
+                .map_or(HOUR, |each| each.clamp(Duration::from_secs(1), HOUR));
+            if limits != RetentionSettings::default()
+                && let Err(error) = self.sweep(limits).await
+            {
                 tracing::warn!(error = with_causes(&error), "not all that is old was removed; tried on");
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
+                Ok(()) = self.live.changed() => {}
                 changed = stop.changed() => if changed.is_err() { return },
             }
         }
     }
 
-    async fn sweep(&self) -> Result<(), RetentionError> {
-        let mut held = match self.limits.max_gb {
+    async fn sweep(&self, limits: RetentionSettings) -> Result<(), RetentionError> {
+        let mut held = match limits.max_gb {
             Some(_) => bytes_below(&self.folder)?,
             None => 0,
         };
         #[expect(clippy::cast_possible_truncation, reason = "a rounding to whole bytes and ms is meant")]
-        let most = self.limits.max_gb.map_or(i64::MAX, |gb| (gb * 1e9) as i64);
+        let most = limits.max_gb.map_or(i64::MAX, |gb| (gb * 1e9) as i64);
         #[expect(clippy::cast_possible_truncation, reason = "a rounding to whole bytes and ms is meant")]
-        let oldest = self.limits.keep_days.map_or(i64::MIN, |days| now_ms() - (days * 86_400_000.0) as i64);
+        let oldest = limits.keep_days.map_or(i64::MIN, |days| now_ms() - (days * 86_400_000.0) as i64);
         for (series, last_ms) in self.store.finished(AT_A_TIME).await.map_err(RetentionError::Store)? {
             let cause = if last_ms < oldest {
                 "older than retention.keep_days"

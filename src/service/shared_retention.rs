@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::reload::Live;
 use super::store::{Store, StoreError, millis, now_ms};
 use crate::pipeline::delivery::OutboxFolder;
 use crate::pipeline::objects::{ObjectError, Objects};
@@ -37,30 +38,35 @@ enum RemovalError {
 
 /// What removes.
 pub(super) struct SharedRetention {
-    pub(super) keep_days: f64,
+    /// What is in force: how many days are kept.
+    pub(super) live: watch::Receiver<Arc<Live>>,
     pub(super) store: Arc<Store>,
     pub(super) objects: Objects,
 }
 
 impl SharedRetention {
     /// Looks once an hour, and more often where days are short, until `stop` turns true.
-    pub(super) async fn run(self, mut stop: watch::Receiver<bool>) {
-        let pause = Duration::try_from_secs_f64(self.keep_days * 3_600.0)
-            .map_or(HOUR, |each| each.clamp(Duration::from_secs(1), HOUR));
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
-            if let Err(error) = self.sweep().await {
+            let keep_days = self.live.borrow_and_update().settings.retention.keep_days;
+            let pause = Duration::try_from_secs_f64(keep_days.unwrap_or(f64::INFINITY) * 3_600.0)
+                .map_or(HOUR, |each| each.clamp(Duration::from_secs(1), HOUR));
+            if let Some(keep_days) = keep_days
+                && let Err(error) = self.sweep(keep_days).await
+            {
                 tracing::warn!(error = with_causes(&error), "not all that is old was removed; tried on");
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
+                Ok(()) = self.live.changed() => {}
                 _ = stop.wait_for(|stop| *stop) => {}
             }
         }
     }
 
-    async fn sweep(&self) -> Result<(), RemovalError> {
+    async fn sweep(&self, keep_days: f64) -> Result<(), RemovalError> {
         #[expect(clippy::cast_possible_truncation, reason = "a rounding to whole ms is meant")]
-        let oldest = now_ms() - (self.keep_days * 86_400_000.0) as i64;
+        let oldest = now_ms() - (keep_days * 86_400_000.0) as i64;
         for (series, last_ms) in self.store.finished(AT_A_TIME).await.map_err(RemovalError::Store)? {
             if last_ms >= oldest {
                 break;

@@ -14,6 +14,7 @@ use super::audit::AuditSettings;
 pub use super::destinations::DestinationSettings;
 pub use super::notifications::NotificationSettings;
 pub use super::store::StoreSettings;
+use super::tls::TlsClientSettings;
 use crate::pipeline::anatomy::AnatomySettings;
 use crate::pipeline::rtstruct::{Format, NotFound};
 use crate::vocabulary::dicom::{AeTitle, Peer};
@@ -55,8 +56,35 @@ pub struct ServiceSettings {
     pub delivery: DeliverySettings,
     /// How long files are kept.
     pub retention: RetentionSettings,
+    /// Storage commitment for what is sent to us.
+    pub commitment: CommitmentSettings,
     /// Who is told of what happens.
     pub notifications: NotificationSettings,
+}
+
+/// Storage commitment for what is sent to us.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CommitmentSettings {
+    /// Who gets the report over an association of ours.
+    pub report_to: Vec<ReportToSettings>,
+    /// Whether a series is complete when its sender asks for the commitment of all that is here of it.
+    pub completes_series: bool,
+}
+
+/// A peer that is called to report a storage commitment.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReportToSettings {
+    /// AE title of the one that asks.
+    #[serde(deserialize_with = "ae_title")]
+    pub ae_title: AeTitle,
+    /// `AET@HOST:PORT` that takes the report.
+    #[serde(deserialize_with = "peer")]
+    pub peer: Peer,
+    /// Over TLS with these files; without it in the clear.
+    #[serde(default)]
+    pub tls: Option<TlsClientSettings>,
 }
 
 /// How long the files of a series are kept with which nothing is left to do; for ever without a limit.
@@ -259,6 +287,7 @@ impl Default for ServiceSettings {
             destinations: Vec::new(),
             delivery: DeliverySettings::default(),
             retention: RetentionSettings::default(),
+            commitment: CommitmentSettings::default(),
             notifications: NotificationSettings::default(),
         }
     }
@@ -301,6 +330,12 @@ impl Default for StructureSetSettings {
 impl Default for SeriesSettings {
     fn default() -> Self {
         Self { quiet_time_s: 30.0, incomplete_wait_s: 300.0, ask: Vec::new() }
+    }
+}
+
+impl Default for CommitmentSettings {
+    fn default() -> Self {
+        Self { report_to: Vec::new(), completes_series: true }
     }
 }
 
@@ -423,6 +458,10 @@ impl ServiceSettings {
         }
         if let Some(name) = super::destinations::repeated_name(&self.destinations) {
             return value("destinations", &name, "each name (or peer) once");
+        }
+        let asking: Vec<_> = self.commitment.report_to.iter().map(|to| &to.ae_title).collect();
+        if let Some((_, title)) = asking.iter().enumerate().find(|(n, title)| asking[..*n].contains(title)) {
+            return value("commitment.report_to", title, "each ae_title once");
         }
         if !(listen.max_instance_mb..=1_000_000).contains(&listen.max_in_hand_mb) {
             return value(
@@ -570,6 +609,11 @@ mod tests {
                 "{store: {postgres: {host: db}, s3: {endpoint: 'https://s', bucket: b, access_key_env: A, secret_key_env: B}, \
                   lease_s: 0.5}}",
                 ["store.lease_s", "1 to 3600"],
+            ),
+            ("commitment: {report_to: [{ae_title: A}]}", ["report_to", "peer"]),
+            (
+                "commitment: {report_to: [{ae_title: A, peer: B@c:1}, {ae_title: A, peer: D@e:1}]}",
+                ["commitment.report_to", "once"],
             ),
             ("anatomy: {lungs: true}", ["lungs", "one_piece"]),
             ("structure_set: {not_found: invent}", ["invent", "empty_roi"]),

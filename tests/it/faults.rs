@@ -137,6 +137,10 @@ enum Ended {
     Closed,
 }
 
+/// Floods come from here. The C-ECHO that is asked for meanwhile comes from another address: the places of one address are
+/// limited, and on a busy machine those of a flood that has gone are not all free at once.
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
 /// One row of the table: a name, and what is done; it panics where the outcome is another one.
 type Row = (&'static str, fn(SocketAddr));
 
@@ -152,12 +156,12 @@ const ROWS: [Row; 19] = [
     }),
     ("connect and close x 500", |address| {
         for _ in 0..500 {
-            drop(Wire::connect(address));
+            drop(Wire::connect_from(ELSEWHERE, address));
         }
     }),
     ("connect and reset x 100", |address| {
         for _ in 0..100 {
-            Wire::connect(address).reset();
+            Wire::connect_from(ELSEWHERE, address).reset();
         }
     }),
     ("half an A-ASSOCIATE-RQ held open", |address| {
@@ -257,8 +261,7 @@ const ROWS: [Row; 19] = [
         drop(held);
     }),
     ("300 connections from one address", |address| {
-        let from = Ipv4Addr::new(127, 0, 0, 2);
-        let held: Vec<_> = (0..300).map(|_| Wire::connect_from(from, address)).collect();
+        let held: Vec<_> = (0..300).map(|_| Wire::connect_from(ELSEWHERE, address)).collect();
         assert!(echoes(address), "another address is served");
         drop(held);
     }),

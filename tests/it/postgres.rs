@@ -1,6 +1,8 @@
 //! The store and the queue on PostgreSQL as on SQLite: the same scenario on both, and three nodes at once.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -336,5 +338,76 @@ fn an_old_node_works_on_while_a_migration_is_applied() {
         server.sql("UPDATE compatibility SET oldest = 9003");
         let error = Store::open(&server.place()).await.unwrap_err().to_string();
         assert!(error.contains("need a newer version") && error.contains("9003"), "{error}");
+    });
+}
+
+/// Stands before a server; while it is shut, nobody is let through and whoever was is cut off.
+struct Door {
+    port: u16,
+    is_shut: Arc<AtomicBool>,
+}
+
+impl Door {
+    fn before(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (port, is_shut) = (listener.local_addr().unwrap().port(), Arc::new(AtomicBool::new(false)));
+        let shut = Arc::clone(&is_shut);
+        std::thread::spawn(move || {
+            for caller in listener.incoming().flatten() {
+                if shut.load(Ordering::SeqCst) {
+                    continue;
+                }
+                let called = TcpStream::connect(("127.0.0.1", server)).unwrap();
+                let ways = [(caller.try_clone().unwrap(), called.try_clone().unwrap()), (called, caller)];
+                for (from, to) in ways {
+                    let shut = Arc::clone(&shut);
+                    std::thread::spawn(move || pass_on(from, to, &shut));
+                }
+            }
+        });
+        Self { port, is_shut }
+    }
+}
+
+fn pass_on(mut from: TcpStream, mut to: TcpStream, is_shut: &AtomicBool) {
+    from.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let mut buffer = [0; 8_192];
+    while !is_shut.load(Ordering::SeqCst) {
+        match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => drop(to.write_all(&buffer[..n])),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => break,
+        }
+    }
+    drop(from.shutdown(Shutdown::Both));
+    drop(to.shutdown(Shutdown::Both));
+}
+
+/// A job is in hand when the server goes; it ends once, when the server is back, over the same store.
+#[test]
+fn a_server_that_goes_and_comes_back_costs_no_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(server) = Server::start(folder.path()) else { return };
+    let door = Door::before(server.port);
+    let place = Place::Server(server.url().replace(&server.port.to_string(), &door.port.to_string()));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = Store::open(&place).await.unwrap();
+        complete(&store, "1.2.1", 2, &Choice::default(), 0).await;
+        complete(&store, "1.2.2", 2, &Choice::default(), 1).await;
+        let queue = Queue::new(&store, "a", LEASE);
+        let job = queue.take(at(10)).await.unwrap().unwrap();
+        door.is_shut.store(true, Ordering::SeqCst);
+        let deliveries = [delivery(job.series.as_str(), 1)];
+        let end = End::Contoured { result: "x", organs: &[], deliveries: &deliveries };
+        assert!(tokio::time::timeout(LIMIT, queue.end(&job, &end, 11)).await.unwrap().is_err());
+        assert!(tokio::time::timeout(LIMIT, store.ping()).await.unwrap().is_err());
+        door.is_shut.store(false, Ordering::SeqCst);
+        assert!(tokio::time::timeout(LIMIT, queue.end(&job, &end, 12)).await.unwrap().unwrap());
+        assert!(!queue.end(&job, &end, 13).await.unwrap(), "it ends once");
+        assert_eq!(store.deliveries(None).await.unwrap().len(), 1);
+        assert_eq!(queue.take(at(14)).await.unwrap().unwrap().series.as_str(), "1.2.2");
+        store.close().await;
     });
 }

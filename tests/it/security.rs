@@ -314,7 +314,7 @@ fn sighup_reads_the_certificates_again() {
     hang_up();
     wait_for("the complaint", || {
         let log = std::fs::read_to_string(folder.path().join("log.txt")).unwrap();
-        log.contains("the ones before stay in use").then_some(())
+        log.contains("those before stay in force").then_some(())
     });
     assert!(knows(&before));
     std::fs::copy(&second.certificate, &first.certificate).unwrap();

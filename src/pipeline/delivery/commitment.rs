@@ -1,5 +1,7 @@
 //! Storage commitment, the part that asks (PS3.4 J): after an instance is stored, whether the peer answers for keeping
 //! it. The report comes on the same association or, to our Store SCP, on one of the peer's.
+//!
+//! And the other way round: our report to a peer that has asked us.
 
 use std::time::Duration;
 
@@ -11,13 +13,15 @@ use dicom_object::InMemDicomObject;
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 use tokio::time::{Instant, timeout_at};
 
-use super::scu::{Kind, Scu, ScuError};
+use super::scu::{self, Kind, Scu, ScuError, ScuTimeouts};
+use crate::pipeline::ingest::CommitmentReport;
 use crate::pipeline::ingest::budget::Budget;
 use crate::pipeline::ingest::commitment::{Expected, Report};
 use crate::pipeline::ingest::pdu::kind;
 use crate::pipeline::ingest::receiver::{DataSet, Message, Receiver};
+use crate::pipeline::tls::TlsClient;
 use crate::vocabulary::dicom::dimse::{self, Request, STORAGE_COMMITMENT};
-use crate::vocabulary::dicom::{SopClassUid, SopInstanceUid, TransferSyntaxUid};
+use crate::vocabulary::dicom::{AeTitle, Peer, SopClassUid, SopInstanceUid, TransferSyntaxUid};
 
 /// The longest report: an instance's lines are some hundred bytes.
 const LONGEST_REPORT: usize = 1 << 20;
@@ -121,6 +125,34 @@ impl Scu {
         drop(self.stream.send_command(message.context, &answer, self.timeouts.answer).await);
         report.filter(|_| is_ours)
     }
+}
+
+/// Reports to a peer that has asked for storage commitment, over an association of ours (PS3.4 J.3.3).
+///
+/// # Errors
+/// [`ScuError`].
+pub async fn report_commitment(
+    (peer, tls): (&Peer, Option<&TlsClient>),
+    calling: &AeTitle,
+    timeouts: ScuTimeouts,
+    report: &CommitmentReport,
+) -> Result<(), ScuError> {
+    let syntaxes = [uids::IMPLICIT_VR_LITTLE_ENDIAN, uids::EXPLICIT_VR_LITTLE_ENDIAN];
+    let proposed = syntaxes.map(|syntax| (STORAGE_COMMITMENT.to_owned(), syntax.to_owned()));
+    let mut scu = Scu::associate(peer, calling, (&proposed, Some(STORAGE_COMMITMENT)), timeouts, tls).await?;
+    let encoded = scu
+        .context_for(STORAGE_COMMITMENT)
+        .and_then(|(context, syntax)| Some((context, report.encode(&syntax)?)));
+    let Some((context, data_set)) = encoded else {
+        let (class, transfer_syntax) = (STORAGE_COMMITMENT.to_owned(), syntaxes[0].to_owned());
+        return Err(ScuError::NoContext { peer: peer.clone(), class, transfer_syntax });
+    };
+    let command = dimse::commitment_report(1, report.event_type());
+    let sent = scu.stream.send_message(context, (&command, &data_set), scu.max_body, timeouts.answer).await;
+    sent.map_err(|source| scu.broken(source))?;
+    let answer = scu.answer(context).await?;
+    scu.release().await;
+    if answer.status == 0 { Ok(()) } else { Err(scu::refused(peer, answer)) }
 }
 
 fn judge(report: &Report, instance: &SopInstanceUid) -> Commitment {

@@ -1,11 +1,12 @@
 //! Delivery into a folder that another program watches.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::destination::Receipt;
 use crate::pipeline::ingest::part10::{self, Part10Error};
+use crate::platform;
 
 /// Why a file was not delivered.
 #[derive(Debug, thiserror::Error)]
@@ -85,18 +86,14 @@ pub(super) fn probe(folder: &Path) -> Result<(), FolderError> {
 }
 
 fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true);
     // The program that watches runs as another user, often of the same group.
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o640);
-    let mut file = options.open(path)?;
+    let mut file = platform::file_for_the_group().write(true).create(true).truncate(true).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
-    match File::open(folder).and_then(|folder| folder.sync_all()) {
+    match platform::sync_folder(folder) {
         // Network file systems may know no sync of folders; the rename is done.
         Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
             Ok(())

@@ -18,7 +18,7 @@ use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 use dicom_ul::Pdu;
 use dicom_ul::pdu::{
     AssociationRJ, AssociationRJResult, AssociationRQ, PresentationContextProposed,
-    PresentationContextResultReason, UserVariableItem,
+    PresentationContextResultReason, RequestorRoles, UserVariableItem,
 };
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -249,7 +249,7 @@ pub async fn echo_with(
     tls: Option<&TlsClient>,
 ) -> Result<(), ScuError> {
     let proposed = [(VERIFICATION.to_owned(), uids::IMPLICIT_VR_LITTLE_ENDIAN.to_owned())];
-    let mut scu = Scu::associate(peer, calling, &proposed, timeouts, tls).await?;
+    let mut scu = Scu::associate(peer, calling, (&proposed, None), timeouts, tls).await?;
     let context = scu.contexts.first().map(|c| c.id).ok_or_else(|| ScuError::NoContext {
         peer: peer.clone(),
         class: VERIFICATION.to_owned(),
@@ -294,13 +294,14 @@ impl Scu {
             proposed.extend(syntaxes.into_iter().map(|s| (kind.sop_class_uid.to_string(), s.to_owned())));
         }
         let proposed: Vec<_> = proposed.into_iter().collect();
-        Self::associate(peer, calling, &proposed, timeouts, tls).await
+        Self::associate(peer, calling, (&proposed, None), timeouts, tls).await
     }
 
-    async fn associate(
+    /// Opens an association for pairs of abstract and transfer syntax; of `as_scp` we are the SCP (PS3.7 D.3.3.4).
+    pub(super) async fn associate(
         peer: &Peer,
         calling: &AeTitle,
-        proposed: &[(String, String)],
+        (proposed, as_scp): (&[(String, String)], Option<&str>),
         timeouts: ScuTimeouts,
         tls: Option<&TlsClient>,
     ) -> Result<Self, ScuError> {
@@ -325,7 +326,7 @@ impl Scu {
         };
         let broken = |source| ScuError::Pdu { peer: peer.clone(), source };
         let mut stream = PduStream::new(socket).map_err(broken)?;
-        let request = Pdu::AssociationRQ(request(peer, calling, proposed));
+        let request = Pdu::AssociationRQ(request(peer, calling, proposed, as_scp));
         stream.send(&request, timeouts.answer).await.map_err(broken)?;
         let (kind, range) = stream.next(timeouts.answer).await.map_err(broken)?;
         let answer = match stream.negotiation(range).map_err(broken)? {
@@ -491,7 +492,16 @@ fn beyond_explicit(object: &InMemDicomObject) -> Option<Tag> {
 /// Longest text in explicit VR (PS3.5 7.1.2).
 const LONGEST_EXPLICIT_TEXT: usize = 65_534;
 
-fn request(peer: &Peer, calling: &AeTitle, proposed: &[(String, String)]) -> AssociationRQ {
+fn request(
+    peer: &Peer,
+    calling: &AeTitle,
+    proposed: &[(String, String)],
+    as_scp: Option<&str>,
+) -> AssociationRQ {
+    let role = as_scp.map(|class| {
+        let roles = RequestorRoles { scu: false, scp: true };
+        UserVariableItem::ScuScpRoleSelectionSubItem(class.to_owned(), roles)
+    });
     let contexts =
         (1..=255).step_by(2).zip(proposed).map(|(id, (class, syntax))| PresentationContextProposed {
             id,
@@ -508,7 +518,10 @@ fn request(peer: &Peer, calling: &AeTitle, proposed: &[(String, String)]) -> Ass
             UserVariableItem::MaxLength(MAX_P_DATA),
             UserVariableItem::ImplementationClassUID(IMPLEMENTATION_CLASS_UID.to_owned()),
             UserVariableItem::ImplementationVersionName(IMPLEMENTATION_VERSION_NAME.to_owned()),
-        ],
+        ]
+        .into_iter()
+        .chain(role)
+        .collect(),
     }
 }
 
@@ -517,7 +530,7 @@ fn rejected(peer: &Peer, reject: &AssociationRJ) -> ScuError {
     ScuError::Rejected { peer: peer.clone(), reason: reject.source.to_string(), permanent }
 }
 
-fn refused(peer: &Peer, answer: Response) -> ScuError {
+pub(super) fn refused(peer: &Peer, answer: Response) -> ScuError {
     let may_pass_later = answer.may_pass_later();
     ScuError::Refused { peer: peer.clone(), status: answer.status, comment: answer.comment, may_pass_later }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use sha2::Sha256;
 use url::Url;
 
 use super::http;
+use super::mail::Mail;
 use super::scu::ScuTimeouts;
 use super::secret::SecretSource;
 use crate::vocabulary::causes::with_causes;
@@ -24,6 +26,10 @@ const WAITING: usize = 256;
 
 /// Before the second and the third attempt.
 const WAITS: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
+
+/// Notices in one mail, and how long one that is to be mailed waits for others.
+const MOST_IN_A_MAIL: usize = 50;
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// Longest text in a notice, characters.
 const LONGEST_TEXT: usize = 500;
@@ -68,35 +74,81 @@ pub struct Webhook {
 }
 
 /// The end that notices are put in. Cheap to clone; without webhooks it takes everything and does nothing.
-#[derive(Debug, Clone, Default)]
-pub struct Notices(Option<SyncSender<Notice>>);
+#[derive(Debug, Clone)]
+pub struct Notices {
+    to_webhooks: SyncSender<Notice>,
+    to_mail: SyncSender<Notice>,
+    audience: Audience,
+}
+
+/// Who is told; it may change. Unlike [`Notices`] it keeps no thread alive.
+#[derive(Debug, Clone)]
+pub struct Audience(Arc<Mutex<Listeners>>);
+
+/// Programs and people that are told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Listeners {
+    /// Addresses that take a POST.
+    pub webhooks: Vec<Webhook>,
+    /// People, over their mail servers.
+    pub mail: Vec<Mail>,
+}
+
+impl Audience {
+    /// From now on these are told.
+    pub fn replace(&self, listeners: Listeners) {
+        *self.lock() = listeners;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Listeners> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Notices {
-    /// Starts a thread that sends notices on until every clone is dropped, and then what waits once each.
+    /// Starts threads that send notices on until every clone is dropped, and then what waits once each.
     ///
     /// # Errors
     /// Where the system gives no thread.
     pub fn start(
-        webhooks: Vec<Webhook>,
-        service: String,
+        listeners: Listeners,
+        service: &str,
         timeouts: ScuTimeouts,
-    ) -> std::io::Result<(Self, Option<JoinHandle<()>>)> {
-        if webhooks.is_empty() {
-            return Ok((Self::default(), None));
-        }
-        let (sender, receiver) = sync_channel(WAITING);
-        let work = move || run(&webhooks, &service, timeouts, &receiver);
-        let thread = std::thread::Builder::new().name("notices".to_owned()).spawn(work)?;
-        Ok((Self(Some(sender)), Some(thread)))
+    ) -> std::io::Result<(Self, [JoinHandle<()>; 2])> {
+        let audience = Audience(Arc::new(Mutex::new(listeners)));
+        let thread = |name: &str, run: Sending| {
+            let (sender, receiver) = sync_channel(WAITING);
+            let (told, service) = (audience.clone(), service.to_owned());
+            let work = move || run(&told, &service, timeouts, &receiver);
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work)?;
+            Ok::<_, std::io::Error>((sender, thread))
+        };
+        let (to_webhooks, posting) = thread("notices", run)?;
+        let (to_mail, mailing) = thread("mail", run_mail)?;
+        Ok((Self { to_webhooks, to_mail, audience }, [posting, mailing]))
+    }
+
+    /// Who is told.
+    #[must_use]
+    pub fn audience(&self) -> Audience {
+        self.audience.clone()
     }
 
     /// Puts a notice in; never waits.
     pub fn put(&self, notice: Notice) {
-        let Some(sender) = &self.0 else { return };
-        match sender.try_send(notice) {
-            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-            Err(TrySendError::Full(notice)) => {
-                tracing::warn!(kind = ?notice.kind, subject = notice.subject, "a notice was dropped, too many wait");
+        let (is_posted, is_mailed) = {
+            let told = self.audience.lock();
+            (!told.webhooks.is_empty(), told.mail.iter().any(|mail| mail.on.contains(&notice.kind)))
+        };
+        for (sender, is_wanted) in [(&self.to_webhooks, is_posted), (&self.to_mail, is_mailed)] {
+            if !is_wanted {
+                continue;
+            }
+            match sender.try_send(notice.clone()) {
+                Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+                Err(TrySendError::Full(notice)) => {
+                    tracing::warn!(kind = ?notice.kind, subject = notice.subject, "a notice was dropped, too many wait");
+                }
             }
         }
     }
@@ -115,9 +167,45 @@ struct Body<'a> {
     notice: &'a Notice,
 }
 
-fn run(webhooks: &[Webhook], service: &str, timeouts: ScuTimeouts, notices: &Receiver<Notice>) {
+type Sending = fn(&Audience, &str, ScuTimeouts, &Receiver<Notice>);
+
+/// Mails what comes within a moment together, so that a destination that dies fills nobody's mailbox.
+fn run_mail(audience: &Audience, service: &str, timeouts: ScuTimeouts, notices: &Receiver<Notice>) {
+    while let Ok(first) = notices.recv() {
+        let mut together = vec![first];
+        while together.len() < MOST_IN_A_MAIL
+            && let Ok(notice) = notices.recv_timeout(TOGETHER)
+        {
+            together.push(notice);
+        }
+        for notice in &mut together {
+            notice.text = notice.text.chars().take(LONGEST_TEXT).collect();
+        }
+        let people = audience.lock().mail.clone();
+        for mail in people {
+            let wanted: Vec<&Notice> = together.iter().filter(|n| mail.on.contains(&n.kind)).collect();
+            if wanted.is_empty() {
+                continue;
+            }
+            let mut waits = WAITS.iter();
+            while let Err(why) = super::mail::send(&mail, service, timeouts, &wanted) {
+                match waits.next() {
+                    Some(wait) => std::thread::sleep(*wait),
+                    None => {
+                        let (host, n_notices) = (&mail.host, wanted.len());
+                        tracing::error!(host, n_notices, why, "a mail was not taken and is dropped");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn run(audience: &Audience, service: &str, timeouts: ScuTimeouts, notices: &Receiver<Notice>) {
     while let Ok(mut notice) = notices.recv() {
         notice.text = notice.text.chars().take(LONGEST_TEXT).collect();
+        let webhooks = audience.lock().webhooks.clone();
         for webhook in webhooks.iter().filter(|webhook| webhook.on.contains(&notice.kind)) {
             let mut waits = WAITS.iter();
             while let Err(why) = post(webhook, service, timeouts, &notice) {

@@ -1,5 +1,7 @@
 //! One association: who may call, with what, and what is answered.
 
+mod pledging;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -29,7 +31,8 @@ use crate::vocabulary::dicom::dimse::{
     OtherRequest, Request, STORAGE_COMMITMENT, StoreRequest, StoreStatus, VERIFICATION,
 };
 use crate::vocabulary::dicom::{
-    AeTitle, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, SopClassUid, TransferSyntaxUid,
+    AeTitle, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, SopClassUid, TransactionUid,
+    TransferSyntaxUid,
 };
 
 /// DICOM application context name (PS3.7 A.2.1).
@@ -60,6 +63,11 @@ fn is_stored_as_sent(transfer_syntax: &str) -> bool {
     is_jpeg_family || plain.contains(&transfer_syntax)
 }
 
+/// Whether data sets that are not stored may be in this transfer syntax, ours and theirs.
+fn is_spoken(transfer_syntax: &str) -> bool {
+    [uids::IMPLICIT_VR_LITTLE_ENDIAN, uids::EXPLICIT_VR_LITTLE_ENDIAN].contains(&transfer_syntax)
+}
+
 /// A-ASSOCIATE-RJ: result, source, reason (PS3.8 9.3.4).
 type Reject = [u8; 3];
 const APPLICATION_CONTEXT_NOT_SUPPORTED: Reject = [1, 1, 2];
@@ -80,6 +88,8 @@ struct Accepted {
     answer: AssociationAC,
     calling: AeTitle,
     contexts: Vec<Context>,
+    /// The longest P-DATA that the peer takes; 0 for any.
+    max_body: u32,
 }
 
 /// The right to an association, given back when dropped.
@@ -122,9 +132,12 @@ pub(super) async fn serve(
         n_stored: 0,
         address,
         studies: BTreeMap::new(),
+        reports: BTreeMap::new(),
+        message_id: 0,
     };
     let ended = talk.run(&mut stop).await;
     talk.bear_witness();
+    talk.miss_reports();
     match ended {
         Ok(()) => tracing::info!(%calling, %address, n_stored = talk.n_stored, "association ended"),
         Err(error) => {
@@ -220,14 +233,14 @@ fn admit<'a>(
     };
     let reject = |why| Refusal::Reject(Some(calling.clone()), why);
     let Ok(called) = request.called_ae_title.parse() else { return Err(reject(CALLED_NOT_RECOGNIZED)) };
-    let options = &shared.options;
-    if !options.callers.allow(&calling, address) {
+    let door = Arc::clone(&shared.options.door.borrow());
+    if !door.callers.allow(&calling, address) {
         return Err(reject(CALLING_NOT_RECOGNIZED));
     }
-    if options.called.as_ref().is_some_and(|ours| *ours != called) {
+    if door.called.as_ref().is_some_and(|ours| *ours != called) {
         return Err(reject(CALLED_NOT_RECOGNIZED));
     }
-    let (results, contexts) = negotiate(request, &options.storage_classes)?;
+    let (results, contexts) = negotiate(request, &door.storage_classes)?;
     let only_echo = request.presentation_contexts.iter().all(|c| trimmed(&c.abstract_syntax) == VERIFICATION);
     let of_caller = shared.per_caller.take((calling.clone(), address));
     let place = match (shared.associations.try_acquire(), of_caller) {
@@ -254,7 +267,11 @@ fn admit<'a>(
         .chain(roles)
         .collect(),
     };
-    Ok((Accepted { answer, calling, contexts }, place))
+    let max_body = request.user_variables.iter().find_map(|item| match item {
+        UserVariableItem::MaxLength(length) => Some(*length),
+        _ => None,
+    });
+    Ok((Accepted { answer, calling, contexts, max_body: max_body.unwrap_or(0) }, place))
 }
 
 /// A peer that reports on storage commitment proposes to be the SCP of it (PS3.7 D.3.3.4); it may be. Of other classes
@@ -280,8 +297,8 @@ fn negotiate(
             return Err(Refusal::Abort(AbortReason::InvalidParameter));
         }
         let abstract_syntax = trimmed(&proposed.abstract_syntax);
-        let transfer_syntax =
-            proposed.transfer_syntaxes.iter().map(|s| trimmed(s)).find(|s| is_stored_as_sent(s));
+        let is_taken = if abstract_syntax == STORAGE_COMMITMENT { is_spoken } else { is_stored_as_sent };
+        let transfer_syntax = proposed.transfer_syntaxes.iter().map(|s| trimmed(s)).find(|s| is_taken(s));
         let transfer_syntax = transfer_syntax.and_then(|s| TransferSyntaxUid::parse(s).ok());
         let is_service = [VERIFICATION, STORAGE_COMMITMENT].contains(&abstract_syntax);
         let is_ours = is_service || classes.accept(abstract_syntax);
@@ -321,6 +338,10 @@ struct Talk {
     address: IpAddr,
     /// What was stored, for the audit trail.
     studies: BTreeMap<StudyOf, BTreeMap<SopClassUid, u64>>,
+    /// Reports on storage commitment that the peer has not answered yet, by Message ID.
+    reports: BTreeMap<u16, TransactionUid>,
+    /// Of the last report.
+    message_id: u16,
 }
 
 /// How long what is going on may still take.
@@ -359,6 +380,13 @@ impl Time {
         let ends = self.message_ends.map_or(self.association_ends, |ends| ends.min(self.association_ends));
         self.idle.min(ends.saturating_duration_since(Instant::now()))
     }
+}
+
+/// What goes back for a request.
+struct Answer {
+    command: Vec<u8>,
+    /// The question that is then reported on.
+    to_report: Option<TransactionUid>,
 }
 
 /// Why an association ended before its release.
@@ -433,14 +461,26 @@ impl Talk {
         };
         for message in messages {
             let context = message.context;
-            let answer = self.answer(message).await;
-            self.stream.send_command(context, &answer, self.time.idle).await.map_err(TalkError::Pdu)?;
+            let Some(answer) = self.answer(message).await else { continue };
+            let sent = self.stream.send_command(context, &answer.command, self.time.idle).await;
+            sent.map_err(TalkError::Pdu)?;
+            if let Some(transaction) = answer.to_report {
+                self.report(context, transaction).await?;
+            }
         }
         Ok(())
     }
 
-    async fn answer(&mut self, message: Message) -> Vec<u8> {
-        match message.request {
+    /// `None` for what is an answer itself.
+    async fn answer(&mut self, message: Message) -> Option<Answer> {
+        let command = match message.request {
+            Request::Reported(answer) => {
+                self.reported(&answer.response).await;
+                return None;
+            }
+            Request::Action(action) => {
+                return Some(self.action(&action, message.context, message.data_set).await);
+            }
             Request::Echo(echo) => echo.respond(),
             Request::Other(other) => self.other(&other, message.context, &message.data_set),
             Request::Store(store) => {
@@ -452,7 +492,8 @@ impl Talk {
                 }
                 store.respond(status, &comment)
             }
-        }
+        };
+        Some(Answer { command, to_report: None })
     }
 
     fn other(&self, request: &OtherRequest, context: u8, data_set: &DataSet) -> Vec<u8> {

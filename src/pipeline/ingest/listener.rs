@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::association;
 use super::budget::Budget;
+use super::pledges::Pledges;
 use super::spool::Spool;
 use super::stored::StoredInstance;
 use super::tally::Tally;
@@ -25,6 +26,9 @@ const ECHO_RESERVE: usize = 4;
 
 /// Connections without an association that we hold at a time; the time limit on the request empties the room.
 const MAX_CONNECTIONS: usize = 512;
+
+/// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`).
+const BACKLOG: u32 = 1_024;
 
 /// Who may call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,19 +78,28 @@ impl StorageClasses {
     }
 }
 
-/// What the listener accepts and how far it goes.
+/// Who comes in, and with what; it may change while the listener serves.
 #[derive(Debug)]
-pub struct ListenerOptions {
-    /// TLS, and then nothing without it.
-    pub tls: Option<Arc<TlsServer>>,
+pub struct Door {
     /// The called AE title must be this; `None` takes any.
     pub called: Option<AeTitle>,
     /// Who may call.
     pub callers: Callers,
     /// What may be stored.
     pub storage_classes: StorageClasses,
+}
+
+/// What the listener accepts and how far it goes.
+#[derive(Debug)]
+pub struct ListenerOptions {
+    /// TLS, and then nothing without it.
+    pub tls: Option<Arc<TlsServer>>,
+    /// Who comes in; a change is in force for the next association.
+    pub door: watch::Receiver<Arc<Door>>,
     /// Is told what the audit trail has to know.
     pub witness: Option<Witness>,
+    /// Keeps questions about storage commitment.
+    pub pledges: Arc<Pledges>,
     /// How far it goes.
     pub limits: ListenerLimits,
 }
@@ -171,7 +184,7 @@ impl Listener {
         spool: Arc<Spool>,
         arrived: mpsc::Sender<StoredInstance>,
     ) -> io::Result<Self> {
-        let socket = TcpListener::bind(address).await?;
+        let socket = listen(address)?;
         let limits = options.limits;
         let shared = Shared {
             options,
@@ -246,6 +259,17 @@ impl Listener {
             log_panic(ended);
         }
     }
+}
+
+/// Binds and listens. The usual 128 connections that may wait to be accepted are few when a flood of them comes on a busy
+/// machine: one more, and the kernel drops somebody's first packet, who tries again a second later.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // As std and tokio do: the port of a service that has just ended is free; elsewhere the option means another thing.
+    #[cfg(not(windows))]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Connections that are closed for want of room: a flood of them must not fill the disk with log lines.

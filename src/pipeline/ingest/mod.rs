@@ -10,6 +10,7 @@ mod known;
 mod listener;
 pub(crate) mod part10;
 pub(crate) mod pdu;
+mod pledges;
 pub(crate) mod receiver;
 mod shared;
 mod spool;
@@ -19,10 +20,11 @@ mod witness;
 
 pub use data_set::DataSetError;
 pub use listener::{
-    Caller, Callers, IngestCounters, Listener, ListenerLimits, ListenerOptions, StorageClasses,
+    Caller, Callers, Door, IngestCounters, Listener, ListenerLimits, ListenerOptions, StorageClasses,
 };
 pub use part10::Part10Error;
 pub use pdu::PduError;
+pub use pledges::{CommitmentReport, Pledge, PledgeError, Pledges, SeriesHint, Waiting};
 pub use receiver::FragmentError;
 pub(crate) use shared::series_of_file;
 pub use shared::{Announced, Announcer};

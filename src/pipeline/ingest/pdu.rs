@@ -159,10 +159,7 @@ impl PduStream {
     /// Acknowledges at once: a sender with Nagle's algorithm on, as dcmtk ships, holds the end of each PDU back
     /// until we do, and the system would wait up to 40 ms for company. Only speed depends on it.
     fn acknowledge(&self) {
-        #[cfg(target_os = "linux")]
-        if let Err(error) = self.socket.tcp().set_quickack(true) {
-            tracing::trace!(%error, "acknowledgements stay delayed");
-        }
+        crate::platform::acknowledge_at_once(self.socket.tcp());
     }
 
     /// Writes one PDU in one piece.

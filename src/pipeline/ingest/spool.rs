@@ -10,9 +10,8 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,6 +22,7 @@ use super::part10::{self, Part10Error};
 use super::shared::Shared;
 use super::stored::{Clue, StoredInstance};
 use crate::pipeline::objects::ObjectError;
+use crate::platform;
 use crate::vocabulary::dicom::dimse::StoreStatus;
 use crate::vocabulary::dicom::{AeTitle, SeriesInstanceUid, SopClassUid, SopInstanceUid, TransferSyntaxUid};
 
@@ -325,6 +325,21 @@ impl Spool {
         instances.iter().map(|uid| Self::stored_instance(&self.folder, series, uid)).collect()
     }
 
+    /// The series of an instance that is durable.
+    pub(super) fn series_of(&self, instance: &SopInstanceUid) -> Option<SeriesInstanceUid> {
+        self.lock().known.series_of(instance).cloned()
+    }
+
+    /// The SOP class of an instance that is durable, as its file says; `None` where it is not here.
+    pub(super) fn class_of(&self, instance: &SopInstanceUid) -> Result<Option<SopClassUid>, SpoolError> {
+        let Some(series) = self.series_of(instance) else { return Ok(None) };
+        match Self::stored_instance(&self.folder, &series, instance) {
+            Ok(stored) => Ok(Some(stored.sop_class_uid)),
+            Err(SpoolError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The same as [`Spool::series`], of a data folder that another process may work in.
     ///
     /// # Errors
@@ -482,8 +497,7 @@ impl Drop for Claim<'_> {
 /// # Errors
 /// Where the folder cannot be looked at.
 pub fn free_mb(folder: &Path) -> io::Result<u64> {
-    let disk = rustix::fs::statvfs(folder)?;
-    Ok(disk.f_bavail.saturating_mul(disk.f_frsize) / 1_000_000)
+    platform::free_bytes(folder).map(|bytes| bytes / 1_000_000)
 }
 
 /// Why an instance is in quarantine.
@@ -526,10 +540,9 @@ fn replayed(path: &Path) -> Result<Option<StoredInstance>, SpoolError> {
 
 /// Writes a new file of mode 0600 and returns when the disk has it.
 pub(crate) fn write_durably(path: &Path, parts: &[&[u8]]) -> Result<(), SpoolError> {
-    let mut file = OpenOptions::new()
+    let mut file = platform::private_file()
         .write(true)
         .create_new(true)
-        .mode(0o600)
         .open(path)
         .map_err(io_error("creating", path))?;
     for part in parts {
@@ -540,7 +553,7 @@ pub(crate) fn write_durably(path: &Path, parts: &[&[u8]]) -> Result<(), SpoolErr
 
 /// Makes the names in a folder durable.
 pub(crate) fn sync_folder(path: &Path) -> Result<(), SpoolError> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(io_error("syncing", path))
+    platform::sync_folder(path).map_err(io_error("syncing", path))
 }
 
 /// Makes a folder of mode 0700 and its name durable; one that is there already is fine.
@@ -548,7 +561,7 @@ pub(crate) fn make_folder(path: &Path) -> Result<(), SpoolError> {
     if path.is_dir() {
         return Ok(());
     }
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("creating", path))?;
+    platform::make_private_folder(path).map_err(io_error("creating", path))?;
     path.parent().map_or(Ok(()), sync_folder)
 }
 

@@ -1,6 +1,6 @@
 //! Objects as files of mode 0600: written beside their place, synced, put in place, and the folder synced.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -100,7 +100,7 @@ fn parent(path: &Path) -> &Path {
 }
 
 fn sync(folder: &Path) -> Result<(), ObjectError> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("syncing", folder))
+    crate::platform::sync_folder(folder).map_err(failed("syncing", folder))
 }
 
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ObjectError {

@@ -87,6 +87,8 @@ struct Growing {
     said: Option<u32>,
     /// How many instances the archive of its sender has said that it has.
     told: Option<u32>,
+    /// For how many instances its sender has asked for storage commitment.
+    committed: Option<u32>,
     asked: Asked,
     /// What was seen when somebody looked, until it changes.
     looked: Option<Wholeness>,
@@ -114,6 +116,12 @@ impl Gathering {
     #[must_use]
     pub fn asking(self, senders: impl IntoIterator<Item = AeTitle>) -> Self {
         Self { askable: senders.into_iter().collect(), ..self }
+    }
+
+    /// From now on series are waited for like this, and these senders are asked about.
+    pub fn follow(&mut self, patience: Patience, senders: impl IntoIterator<Item = AeTitle>) {
+        self.patience = patience;
+        self.askable = senders.into_iter().collect();
     }
 
     /// Whether instances of a series are coming in.
@@ -167,6 +175,17 @@ impl Gathering {
         if let Some(growing) = self.growing.get_mut(series) {
             growing.asked = Asked::Never;
             growing.told = n_instances.or(growing.told);
+            growing.looked = None;
+        }
+    }
+
+    /// A sender asked for the storage commitment of so many instances of a series, all of which are here: where that is all
+    /// that is here, it says that the series is whole. It says nothing where more have come.
+    pub fn committed(&mut self, series: &SeriesInstanceUid, n_instances: u32) {
+        if let Some(growing) = self.growing.get_mut(series)
+            && growing.n_instances() == n_instances
+        {
+            growing.committed = Some(n_instances);
             growing.looked = None;
         }
     }
@@ -229,7 +248,15 @@ impl Wholeness {
 
 impl Growing {
     fn new(now: Instant, asked: Asked) -> Self {
-        Self { instances: BTreeMap::new(), grew: now, said: None, told: None, asked, looked: None }
+        Self {
+            instances: BTreeMap::new(),
+            grew: now,
+            said: None,
+            told: None,
+            committed: None,
+            asked,
+            looked: None,
+        }
     }
 
     /// Not complete before, as far as was looked: to look is not worth the time at each instance that comes.
@@ -262,7 +289,7 @@ impl Growing {
     }
 
     fn expected(&self) -> Option<u32> {
-        self.told.or(self.said)
+        self.told.or(self.said.max(self.committed))
     }
 
     fn wholeness(&self) -> Wholeness {
@@ -410,6 +437,32 @@ mod tests {
         gathering.receive([slice(0, 0.0, Some(3)), slice(1, 2.0, Some(3))], start);
         gathering.answer(&SeriesInstanceUid::parse("1.7").unwrap(), Some(2));
         assert!(gathering.take_complete(start).is_some(), "the archive knows better than the instances");
+    }
+
+    #[test]
+    fn a_sender_that_asks_for_the_commitment_of_all_that_is_here_has_sent_all() {
+        let start = Instant::now();
+        let uid = SeriesInstanceUid::parse("1.7").unwrap();
+        let with = |n: usize, said: Option<u32>| {
+            let mut gathering = gathering();
+            gathering.receive((0..n).map(|k| slice(k, 2.0 * k as f64, said)), start);
+            gathering
+        };
+        let mut whole = with(5, None);
+        assert_eq!(whole.take_complete(start), None);
+        whole.committed(&uid, 5);
+        assert_eq!(whole.take_complete(start).unwrap().why, "all of its 5 instances are here");
+        let mut part = with(6, None);
+        part.committed(&uid, 5);
+        assert_eq!(part.take_complete(start), None, "one more is here than was asked for");
+        let mut more = with(5, Some(8));
+        more.committed(&uid, 5);
+        assert_eq!(more.next_complete(), Some(start + seconds(60)), "its instances say that it has more");
+        let mut gap = with(5, None);
+        gap.receive([slice(9, 40.0, None)], start);
+        gap.committed(&uid, 6);
+        assert_eq!(gap.take_complete(start), None, "a gap is waited for all the same");
+        gathering().committed(&uid, 5);
     }
 
     #[test]

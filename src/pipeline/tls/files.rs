@@ -1,6 +1,5 @@
 //! Certificates and keys from files.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rustls::RootCertStore;
@@ -23,7 +22,7 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 
 pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let read = |source| TlsError::Read { path: path.to_owned(), source };
-    let mode = std::fs::metadata(path).map_err(read)?.permissions().mode() & 0o777;
+    let mode = crate::platform::mode_of(&std::fs::metadata(path).map_err(read)?);
     if mode & FORBIDDEN_ON_KEYS != 0 {
         return Err(TlsError::KeyOpen { path: path.to_owned(), mode });
     }

@@ -7,9 +7,8 @@ mod message;
 mod sending;
 mod syslog;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +23,7 @@ pub use sending::Transfer;
 
 use crate::pipeline::ingest::{IngestEvent, Witness};
 use crate::pipeline::tls::{TlsClient, TlsError};
+use crate::platform;
 use crate::settings::audit::{AuditSettings, PatientsInAudit, SyslogTransport};
 use crate::vocabulary::dicom::AeTitle;
 use message::{Patients, Source};
@@ -213,8 +213,7 @@ impl AuditFile {
 
     fn write(&mut self, frame: &str) -> io::Result<()> {
         let ours = self.file.metadata()?;
-        let is_ours = |there: &std::fs::Metadata| (there.dev(), there.ino()) == (ours.dev(), ours.ino());
-        if !std::fs::metadata(&self.path).is_ok_and(|there| is_ours(&there)) {
+        if !std::fs::metadata(&self.path).is_ok_and(|there| platform::is_same_file(&there, &ours)) {
             self.file = append_to(&self.path)?;
         }
         self.file.write_all(&[frame.as_bytes(), b"\n"].concat())
@@ -222,7 +221,7 @@ impl AuditFile {
 }
 
 fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+    platform::private_file().create(true).append(true).open(path)
 }
 
 fn patients(choice: PatientsInAudit, folder: &Path) -> Result<Patients, AuditError> {
@@ -248,7 +247,7 @@ fn hash_key(path: &Path) -> Result<Vec<u8>, AuditError> {
         .chain_update(uuid::Uuid::new_v4().as_bytes())
         .finalize();
     let mut file =
-        OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path).map_err(failed)?;
+        platform::private_file().create(true).write(true).truncate(true).open(path).map_err(failed)?;
     file.write_all(&key).and_then(|()| file.sync_all()).map_err(failed)?;
     Ok(key.to_vec())
 }

@@ -25,8 +25,8 @@ pub(super) fn frame(now: OffsetDateTime, document: &str) -> String {
 
 /// The name of this machine in the letters that RFC 5424 allows.
 pub(in crate::service) fn host_name() -> String {
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let name: String = name.chars().filter(char::is_ascii_graphic).take(255).collect();
+    let name: String =
+        crate::platform::host_name().chars().filter(char::is_ascii_graphic).take(255).collect();
     if name.is_empty() { "-".to_owned() } else { name }
 }
 

@@ -132,22 +132,31 @@ impl<'a> Queue<'a> {
     async fn is_anything_due(&self, now: Now) -> Result<bool, StoreError> {
         let row = sqlx::query(
             "SELECT series FROM jobs WHERE (state = 'waiting' AND (not_before_ms <= $1 OR (priority < 2 AND \
-             not_before_ms > $2))) OR (state = 'working' AND lease_until_ms < $1) LIMIT 1",
+             not_before_ms > $2))) OR (state = 'working' AND (lease_until_ms < $1 OR lease_until_ms > $3)) LIMIT 1",
         )
         .bind(now.ms)
         .bind(now.ms.saturating_add(LONGEST_WAIT_MS))
+        .bind(self.no_lease_ms(now))
         .fetch_optional(self.store.pool())
         .await
         .map_err(failed("looking for a job"))?;
         Ok(row.is_some())
     }
 
+    /// No lease that was given by this clock ends after this: the clock was set back since. Its owner, where it lives, has
+    /// it right again with its next renewal.
+    fn no_lease_ms(&self, now: Now) -> i64 {
+        now.ms.saturating_add(millis(self.lease).saturating_mul(2))
+    }
+
     async fn take_over(&self, tx: &mut Transaction<'static, Any>, now: Now) -> Result<(), StoreError> {
         let rows = sqlx::query(AssertSqlSafe(format!(
-            "SELECT series, version, lease_owner FROM jobs WHERE state = 'working' AND lease_until_ms < $1{}",
+            "SELECT series, version, lease_owner FROM jobs WHERE state = 'working' AND \
+             (lease_until_ms < $1 OR lease_until_ms > $2){}",
             self.store.for_update()
         )))
         .bind(now.ms)
+        .bind(self.no_lease_ms(now))
         .fetch_all(&mut **tx)
         .await
         .map_err(failed("looking for leases that ran out"))?;

@@ -165,6 +165,20 @@ async fn a_clock_that_is_set_back_holds_up_no_job() {
     assert!(Queue::new(&store, "a", LEASE).take(at(0)).await.unwrap().is_some());
 }
 
+/// A node dies with a job, and the clock is set back by an hour: nobody waits that hour for its lease.
+#[tokio::test]
+async fn a_clock_that_is_set_back_does_not_draw_a_dead_nodes_lease_out() {
+    let (_folder, store) = fresh().await;
+    let hour_ms = 3_600_000;
+    complete(&store, "1.7", 2, Choice::default(), 0).await;
+    let (a, b) = (Queue::new(&store, "a", LEASE), Queue::new(&store, "b", LEASE));
+    let first = a.take(at(hour_ms)).await.unwrap().unwrap();
+    assert_eq!(b.take(at(hour_ms - 30_000)).await.unwrap(), None, "clocks of nodes may differ by seconds");
+    let second = b.take(at(0)).await.unwrap().unwrap();
+    assert!(!a.end(&first, &End::Refused("late"), 1).await.unwrap());
+    assert!(b.renew(&second, 2).await.unwrap() && b.end(&second, &End::Refused("done"), 3).await.unwrap());
+}
+
 #[tokio::test]
 async fn off_peak_waits_for_its_window() {
     let (_folder, store) = fresh().await;

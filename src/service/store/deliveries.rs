@@ -146,6 +146,18 @@ impl Store {
         rows.iter().map(delivery_of).collect()
     }
 
+    /// Deliveries that still have to go and of which nothing says that they went before, as those that a person has sent
+    /// again did.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn never_delivered(&self) -> Result<Vec<Delivery>, StoreError> {
+        let sql =
+            format!("SELECT {COLUMNS} FROM deliveries WHERE state = 'pending' AND delivered_ms IS NULL");
+        let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(self.pool()).await;
+        rows.map_err(failed("reading the deliveries"))?.iter().map(delivery_of).collect()
+    }
+
     /// How many deliveries are in each state.
     ///
     /// # Errors

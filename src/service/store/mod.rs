@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::{Any, AnyPool, AssertSqlSafe, ConnectOptions, Row, SqlSafeStr, Transaction};
+use sqlx::{Any, AnyPool, AssertSqlSafe, ConnectOptions, Connection, Row, SqlSafeStr, Transaction};
 
 pub(super) use deliveries::add_delivery;
 pub use deliveries::{Delivery, NewDelivery};
@@ -237,11 +237,17 @@ impl Store {
         let pool = AnyPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(BUSY)
+            // SQLite ends a transaction by itself when the disk is full or fails; sqlx counts it on, and no other could
+            // begin on that connection.
+            .before_acquire(|connection, _| {
+                let is_usable = !connection.is_in_transaction();
+                Box::pin(async move { Ok(is_usable) })
+            })
             .after_connect(move |connection, _| {
                 Box::pin(async move {
                     if engine == Engine::Sqlite {
-                        for pragma in SQLITE_PRAGMAS {
-                            sqlx::query(pragma).execute(&mut *connection).await?;
+                        for statement in SQLITE_BEGINNING {
+                            sqlx::query(statement).execute(&mut *connection).await?;
                         }
                     }
                     Ok(())
@@ -310,13 +316,16 @@ impl Store {
     }
 }
 
-/// Durable before a commit returns (`FULL`), readers beside one writer (`WAL`), little memory (1 MB per connection).
-const SQLITE_PRAGMAS: [&str; 5] = [
+/// Durable before a commit returns (`FULL`), readers beside one writer (`WAL`), little memory (1 MB per connection). On a
+/// disk that is read-only for a while SQLite opens a connection that never writes again; the last two statements refuse it.
+const SQLITE_BEGINNING: [&str; 7] = [
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
     "PRAGMA busy_timeout = 10000",
     "PRAGMA cache_size = -1000",
+    "BEGIN IMMEDIATE",
+    "ROLLBACK",
 ];
 
 fn sqlite_url(path: &Path) -> String {
@@ -327,8 +336,7 @@ fn sqlite_url(path: &Path) -> String {
 
 /// Makes the file of mode 0600 before SQLite makes it of another.
 fn make_private(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map(drop)
+    crate::platform::private_file().create(true).append(true).open(path).map(drop)
 }
 
 pub(super) fn failed(operation: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
@@ -387,7 +395,6 @@ pub(in crate::service) mod tests {
 
     #[tokio::test]
     async fn it_opens_again_with_what_it_held_and_keeps_its_file_private() {
-        use std::os::unix::fs::PermissionsExt;
         let (folder, store) = fresh().await;
         sqlx::query("INSERT INTO series (series, was, state, calling_ae_title, n_instances, first_ms, last_ms) VALUES ('1.2', 'new', 'receiving', 'CT', 1, 5, 5)")
             .execute(store.pool())
@@ -395,7 +402,7 @@ pub(in crate::service) mod tests {
             .unwrap();
         store.close().await;
         let path = folder.path().join("a b%20c.sqlite3");
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(crate::platform::mode_of(&std::fs::metadata(&path).unwrap()), 0o600);
         let store = Store::open_existing(&Place::File(path)).await.unwrap();
         let row = sqlx::query("SELECT COUNT(*) AS n FROM series").fetch_one(store.pool()).await.unwrap();
         assert_eq!(number_of(&row, "n").unwrap(), 1);

@@ -24,6 +24,7 @@ const STATUS: u16 = 0x0900;
 const ERROR_COMMENT: u16 = 0x0902;
 const AFFECTED_SOP_INSTANCE_UID: u16 = 0x1000;
 const REQUESTED_SOP_INSTANCE_UID: u16 = 0x1001;
+const EVENT_TYPE_ID: u16 = 0x1002;
 const ACTION_TYPE_ID: u16 = 0x1008;
 
 const C_STORE_RQ: u16 = 0x0001;
@@ -31,6 +32,8 @@ const C_ECHO_RQ: u16 = 0x0030;
 const N_EVENT_REPORT_RQ: u16 = 0x0100;
 const N_ACTION_RQ: u16 = 0x0130;
 const RESPONSE: u16 = 0x8000;
+/// Action Type ID of a question about storage commitment (PS3.4 J.3.2).
+const REQUEST_COMMITMENT: u16 = 1;
 const NO_DATA_SET: u16 = 0x0101;
 const DATA_SET_FOLLOWS: u16 = 0x0000;
 
@@ -55,13 +58,17 @@ pub enum InvalidCommand {
     },
 }
 
-/// A request from a peer.
+/// A request from a peer, or its answer to the one that we put to whoever calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// C-ECHO-RQ.
     Echo(EchoRequest),
     /// C-STORE-RQ; a data set follows.
     Store(StoreRequest),
+    /// N-ACTION-RQ.
+    Action(ActionRequest),
+    /// N-EVENT-REPORT-RSP.
+    Reported(ReportResponse),
     /// Any other DIMSE request.
     Other(OtherRequest),
 }
@@ -80,6 +87,62 @@ pub struct StoreRequest {
     pub sop_class_uid: Result<SopClassUid, InvalidUid>,
     /// Affected SOP Instance UID (0000,1000).
     pub sop_instance_uid: Result<SopInstanceUid, InvalidUid>,
+}
+
+/// N-ACTION-RQ (PS3.7 10.3.5.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActionRequest {
+    message_id: u16,
+    data_set_follows: bool,
+    sop_class_uid: String,
+    sop_instance_uid: String,
+    action_type: u16,
+}
+
+/// N-EVENT-REPORT-RSP (PS3.7 10.3.1.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportResponse {
+    /// What it says.
+    pub response: Response,
+    data_set_follows: bool,
+}
+
+/// What an N-ACTION-RSP says to a question about storage commitment (PS3.7 annex C, PS3.4 J.3.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActionStatus {
+    /// 0000H: the question is durable, and will be answered by a report.
+    Success,
+    /// 0110H: the question could not be kept; it may be put again.
+    ProcessingFailure,
+    /// 0112H: not the well-known instance.
+    NoSuchInstance,
+    /// 0115H: the data set holds no question that can be read.
+    InvalidArgument,
+    /// 0118H: another class.
+    NoSuchClass,
+    /// 0123H: another action.
+    NoSuchAction,
+    /// 0131H: another question under this Transaction UID waits for its report.
+    DuplicateTransaction,
+    /// 0213H: more than we take.
+    ResourceLimitation,
+}
+
+impl ActionStatus {
+    /// The value of Status (0000,0900).
+    #[must_use]
+    pub fn code(self) -> u16 {
+        match self {
+            Self::Success => 0x0000,
+            Self::ProcessingFailure => 0x0110,
+            Self::NoSuchInstance => 0x0112,
+            Self::InvalidArgument => 0x0115,
+            Self::NoSuchClass => 0x0118,
+            Self::NoSuchAction => 0x0123,
+            Self::DuplicateTransaction => 0x0131,
+            Self::ResourceLimitation => 0x0213,
+        }
+    }
 }
 
 /// A request for a service that we do not offer.
@@ -132,9 +195,20 @@ impl Request {
     pub fn parse(command_set: &[u8]) -> Result<Self, InvalidCommand> {
         let elements = Elements::read(command_set)?;
         let command_field = elements.number(COMMAND_FIELD, "CommandField")?;
-        let message_id = elements.number(MESSAGE_ID, "MessageID")?;
         let data_set_follows = elements.number(COMMAND_DATA_SET_TYPE, "CommandDataSetType")? != NO_DATA_SET;
+        if command_field == N_EVENT_REPORT_RQ | RESPONSE {
+            let response = Response::parse(command_set)?;
+            return Ok(Self::Reported(ReportResponse { response, data_set_follows }));
+        }
+        let message_id = elements.number(MESSAGE_ID, "MessageID")?;
         Ok(match command_field {
+            N_ACTION_RQ => Self::Action(ActionRequest {
+                message_id,
+                data_set_follows,
+                sop_class_uid: elements.uid(REQUESTED_SOP_CLASS_UID),
+                sop_instance_uid: elements.uid(REQUESTED_SOP_INSTANCE_UID),
+                action_type: elements.number(ACTION_TYPE_ID, "ActionTypeID").unwrap_or(0),
+            }),
             C_ECHO_RQ if !data_set_follows => Self::Echo(EchoRequest { message_id }),
             C_STORE_RQ if data_set_follows => Self::Store(StoreRequest {
                 message_id,
@@ -151,6 +225,8 @@ impl Request {
         match self {
             Self::Echo(_) => false,
             Self::Store(_) => true,
+            Self::Action(action) => action.data_set_follows,
+            Self::Reported(answer) => answer.data_set_follows,
             Self::Other(other) => other.data_set_follows,
         }
     }
@@ -192,6 +268,46 @@ impl StoreRequest {
             writer = writer.text(AFFECTED_SOP_INSTANCE_UID, instance.as_str(), 0);
         }
         writer.finish()
+    }
+}
+
+impl ActionRequest {
+    /// Why it asks for no storage commitment (PS3.4 J.3.2), if it does not.
+    ///
+    /// # Errors
+    /// The status of the answer.
+    pub fn require_commitment(&self) -> Result<(), ActionStatus> {
+        if self.sop_class_uid != STORAGE_COMMITMENT {
+            return Err(ActionStatus::NoSuchClass);
+        }
+        if self.sop_instance_uid != STORAGE_COMMITMENT_INSTANCE {
+            return Err(ActionStatus::NoSuchInstance);
+        }
+        if self.action_type != REQUEST_COMMITMENT {
+            return Err(ActionStatus::NoSuchAction);
+        }
+        if self.data_set_follows { Ok(()) } else { Err(ActionStatus::InvalidArgument) }
+    }
+
+    /// N-ACTION-RSP.
+    #[must_use]
+    pub fn respond(&self, status: ActionStatus) -> Vec<u8> {
+        Writer::default()
+            .text(AFFECTED_SOP_CLASS_UID, STORAGE_COMMITMENT, 0)
+            .number(COMMAND_FIELD, N_ACTION_RQ | RESPONSE)
+            .number(MESSAGE_ID_BEING_RESPONDED_TO, self.message_id)
+            .number(COMMAND_DATA_SET_TYPE, NO_DATA_SET)
+            .number(STATUS, status.code())
+            .text(AFFECTED_SOP_INSTANCE_UID, STORAGE_COMMITMENT_INSTANCE, 0)
+            .number(ACTION_TYPE_ID, REQUEST_COMMITMENT)
+            .finish()
+    }
+
+    /// The response with status 0211H, unrecognized operation.
+    #[must_use]
+    pub fn refuse(&self) -> Vec<u8> {
+        let (message_id, data_set_follows) = (self.message_id, self.data_set_follows);
+        OtherRequest { message_id, command_field: N_ACTION_RQ, data_set_follows }.refuse()
     }
 }
 
@@ -238,7 +354,21 @@ pub fn commitment_request(message_id: u16) -> Vec<u8> {
         .number(MESSAGE_ID, message_id)
         .number(COMMAND_DATA_SET_TYPE, DATA_SET_FOLLOWS)
         .text(REQUESTED_SOP_INSTANCE_UID, STORAGE_COMMITMENT_INSTANCE, 0)
-        .number(ACTION_TYPE_ID, 1)
+        .number(ACTION_TYPE_ID, REQUEST_COMMITMENT)
+        .finish()
+}
+
+/// N-EVENT-REPORT-RQ of a storage commitment (PS3.4 J.3.3), as bytes; the data set with the report follows. Event type 1
+/// says that all is kept, 2 that something is not.
+#[must_use]
+pub fn commitment_report(message_id: u16, event_type: u16) -> Vec<u8> {
+    Writer::default()
+        .text(AFFECTED_SOP_CLASS_UID, STORAGE_COMMITMENT, 0)
+        .number(COMMAND_FIELD, N_EVENT_REPORT_RQ)
+        .number(MESSAGE_ID, message_id)
+        .number(COMMAND_DATA_SET_TYPE, DATA_SET_FOLLOWS)
+        .text(AFFECTED_SOP_INSTANCE_UID, STORAGE_COMMITMENT_INSTANCE, 0)
+        .number(EVENT_TYPE_ID, event_type)
         .finish()
 }
 
@@ -340,6 +470,11 @@ impl<'a> Elements<'a> {
     fn text(&self, element: u16) -> String {
         String::from_utf8_lossy(self.value(element).unwrap_or_default()).into_owned()
     }
+
+    /// Without its padding.
+    fn uid(&self, element: u16) -> String {
+        self.text(element).trim_end_matches(['\0', ' ']).to_owned()
+    }
 }
 
 /// Writes elements in ascending order; `finish` puts the group length before them.
@@ -392,6 +527,41 @@ mod tests {
         let answer = Response::parse(&request.respond(StoreStatus::DataSetMismatch, "no\nsuch")).unwrap();
         assert_eq!(answer, Response { message_id: 0x1234, status: 0xA900, comment: "nosuch".to_owned() });
         assert!(!answer.is_stored() && !answer.may_pass_later());
+    }
+
+    #[test]
+    fn a_question_about_commitment_is_known_by_its_class_instance_and_action() {
+        let parse = |bytes: &[u8]| match Request::parse(bytes).unwrap() {
+            Request::Action(action) => action,
+            other => panic!("{other:?}"),
+        };
+        let asked = commitment_request(7);
+        let action = parse(&asked);
+        assert_eq!(action.require_commitment(), Ok(()));
+        let answer = Response::parse(&action.respond(ActionStatus::ResourceLimitation)).unwrap();
+        assert_eq!((answer.message_id, answer.status), (7, 0x0213));
+        assert_eq!(Response::parse(&action.refuse()).unwrap().status, 0x0211);
+        let with = |change: fn(&mut ActionRequest)| {
+            let mut action = parse(&asked);
+            change(&mut action);
+            action.require_commitment().unwrap_err()
+        };
+        assert_eq!(with(|a| a.sop_class_uid = "1.2".to_owned()), ActionStatus::NoSuchClass);
+        assert_eq!(with(|a| a.sop_instance_uid.clear()), ActionStatus::NoSuchInstance);
+        assert_eq!(with(|a| a.action_type = 2), ActionStatus::NoSuchAction);
+        assert_eq!(with(|a| a.data_set_follows = false), ActionStatus::InvalidArgument);
+    }
+
+    #[test]
+    fn a_report_and_its_answer_come_back_as_they_went() {
+        let Request::Other(report) = Request::parse(&commitment_report(5, 2)).unwrap() else {
+            panic!("no report");
+        };
+        assert!(report.is_event_report());
+        let Request::Reported(answer) = Request::parse(&report.accept_event_report()).unwrap() else {
+            panic!("no answer");
+        };
+        assert_eq!((answer.response.message_id, answer.response.status), (5, 0));
     }
 
     /// PS3.7 E.1: group length first, then ascending elements, each 4-byte tag, 4-byte length, value.

@@ -10,7 +10,7 @@ mod uid;
 pub use ae_title::{AeTitle, InvalidAeTitle, InvalidPeer, Peer};
 pub use uid::{
     FrameOfReferenceUid, InvalidUid, SeriesInstanceUid, SopClassUid, SopInstanceUid, StudyInstanceUid,
-    TransferSyntaxUid,
+    TransactionUid, TransferSyntaxUid,
 };
 
 /// Implementation Class UID (0002,0012): names this implementation in files and associations (PS3.7 D.3.3.2).

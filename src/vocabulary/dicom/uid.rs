@@ -99,6 +99,10 @@ uid_type!(
     FrameOfReferenceUid
 );
 uid_type!(
+    /// Transaction UID (0008,1195).
+    TransactionUid
+);
+uid_type!(
     /// Transfer Syntax UID (0002,0010).
     TransferSyntaxUid
 );

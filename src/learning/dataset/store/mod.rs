@@ -187,8 +187,7 @@ impl Dataset {
         }
         let path = folder.join(".lock");
         let lock = File::create(&path).map_err(file_error("make", &path))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_held| StoreError::Locked { path: folder.to_owned() })?;
+        lock.try_lock().map_err(|_held| StoreError::Locked { path: folder.to_owned() })?;
         let cases = folder.join("cases");
         fs::create_dir_all(&cases).map_err(file_error("make", &cases))?;
         let mut dataset = if folder.join(INDEX).is_file() {

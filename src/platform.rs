@@ -1,0 +1,147 @@
+//! What differs between operating systems: who may read a file, the disk, the network's fine tuning, signals.
+//!
+//! The only file that knows one. Elsewhere than on Unix there are stand-ins, so that the program compiles: they keep no
+//! permissions, and say where something cannot be done.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use tokio::net::TcpStream;
+
+/// Options that make a file for its owner alone (mode 0600).
+pub(crate) fn private_file() -> OpenOptions {
+    file_of_mode(0o600)
+}
+
+/// Options that make a file that its group may read (mode 0640).
+pub(crate) fn file_for_the_group() -> OpenOptions {
+    file_of_mode(0o640)
+}
+
+#[cfg(unix)]
+fn file_of_mode(mode: u32) -> OpenOptions {
+    let mut options = OpenOptions::new();
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+    options
+}
+
+#[cfg(not(unix))]
+fn file_of_mode(_mode: u32) -> OpenOptions {
+    OpenOptions::new()
+}
+
+/// Makes a folder, and those above it, for its owner alone (mode 0700).
+pub(crate) fn make_private_folder(path: &Path) -> io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(path)
+}
+
+/// Makes the names in a folder durable.
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
+    // Elsewhere a folder is no file that could be synced.
+    if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
+}
+
+/// The permission bits of a file; 0600 where there are none.
+pub(crate) fn mode_of(about: &Metadata) -> u32 {
+    #[cfg(unix)]
+    let mode = std::os::unix::fs::PermissionsExt::mode(&about.permissions()) & 0o777;
+    #[cfg(not(unix))]
+    let mode = if about.is_file() { 0o600 } else { 0o700 };
+    mode
+}
+
+/// Whether both are of the same file; yes where the system does not say.
+pub(crate) fn is_same_file(one: &Metadata, other: &Metadata) -> bool {
+    #[cfg(unix)]
+    let is_same = {
+        use std::os::unix::fs::MetadataExt;
+        (one.dev(), one.ino()) == (other.dev(), other.ino())
+    };
+    #[cfg(not(unix))]
+    let is_same = one.is_file() == other.is_file();
+    is_same
+}
+
+/// Free space for us on the disk of a folder, bytes.
+pub(crate) fn free_bytes(folder: &Path) -> io::Result<u64> {
+    #[cfg(unix)]
+    let free = rustix::fs::statvfs(folder).map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))?;
+    #[cfg(not(unix))]
+    let free = std::fs::metadata(folder).and(Err(io::ErrorKind::Unsupported.into()))?;
+    Ok(free)
+}
+
+/// The name of this machine.
+pub(crate) fn host_name() -> String {
+    #[cfg(unix)]
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    #[cfg(not(unix))]
+    let name = std::env::var("COMPUTERNAME").unwrap_or_default();
+    name
+}
+
+/// Has what was received acknowledged at once, where the system lets us. Only speed depends on it.
+pub(crate) fn acknowledge_at_once(socket: &TcpStream) {
+    #[cfg(target_os = "linux")]
+    let done = socket.set_quickack(true);
+    #[cfg(not(target_os = "linux"))]
+    let done = socket.nodelay().map(drop);
+    if let Err(error) = done {
+        tracing::trace!(%error, "acknowledgements stay delayed");
+    }
+}
+
+/// What a process is told from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// Ctrl-C.
+    Interrupt,
+    /// To end in order (SIGTERM).
+    Terminate,
+    /// To read its settings again (SIGHUP).
+    HangUp,
+}
+
+/// Hears a signal from now on.
+#[derive(Debug)]
+pub(crate) struct Ear {
+    #[cfg(unix)]
+    signal: tokio::signal::unix::Signal,
+    #[cfg(not(unix))]
+    signal: Signal,
+}
+
+impl Signal {
+    /// Begins to hear it, instead of what the system does with it; in a runtime.
+    pub(crate) fn listen(self) -> io::Result<Ear> {
+        #[cfg(unix)]
+        let signal = {
+            use tokio::signal::unix::{SignalKind, signal};
+            signal(match self {
+                Self::Interrupt => SignalKind::interrupt(),
+                Self::Terminate => SignalKind::terminate(),
+                Self::HangUp => SignalKind::hangup(),
+            })?
+        };
+        #[cfg(not(unix))]
+        let signal = self;
+        Ok(Ear { signal })
+    }
+}
+
+impl Ear {
+    /// Ready when it comes.
+    pub(crate) async fn hear(&mut self) {
+        #[cfg(unix)]
+        let heard = self.signal.recv().await.is_some();
+        #[cfg(not(unix))]
+        let heard = self.signal == Signal::Interrupt && tokio::signal::ctrl_c().await.is_ok();
+        if !heard {
+            std::future::pending().await
+        }
+    }
+}
