@@ -196,7 +196,7 @@ fn killed_anywhere_it_loses_nothing_and_delivers_nothing_twice() {
         whole && contoured && last.deliveries.len() == addresses.len()
     };
     // Many kills leave many series to be done.
-    wait_within(LONG.max(Duration::from_millis(250) * u32::try_from(kills).unwrap()), "all series", || {
+    wait_within(LONG.max(Duration::from_secs(2) * u32::try_from(kills).unwrap()), "all series", || {
         let jobs = jobs(ours.path());
         let done = jobs.len() == expected.len() && jobs.iter().all(settled);
         let delivered = deliveries(ours.path()).iter().all(|d| d.state == DeliveryState::Delivered);
