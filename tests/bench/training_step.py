@@ -15,6 +15,7 @@ numpy stands for them, which is no faster and needs no less memory. Each side ru
 two that count; the least of all rounds is printed. Needs torch, onnxruntime, numpy.
 """
 import argparse
+import concurrent.futures
 import importlib.metadata
 import json
 import os
@@ -162,15 +163,19 @@ def with_onnxruntime(folder, preset, threads):
                 else:
                     total[name] = value.copy()
 
-    def adam(weight, first, second, value):
-        """In place, a stretch at a time, as Oarlock's."""
-        for at in range(0, weight.size, 1 << 18):
-            w, f, s, g = (array[at:at + (1 << 18)] for array in (weight, first, second, value))
-            g = g + DECAY * w
-            f += (1 - BETAS[0]) * (g - f)
-            s += (1 - BETAS[1]) * (g * g - s)
-            root = numpy.sqrt(s / (1 - BETAS[1]**count)) + EPSILON
-            w -= RATE / (1 - BETAS[0]**count) * f / root
+    workers = concurrent.futures.ThreadPoolExecutor(threads)
+
+    def stretch(weight, first, second, value):
+        value = value + DECAY * weight
+        first += (1 - BETAS[0]) * (value - first)
+        second += (1 - BETAS[1]) * (value * value - second)
+        root = numpy.sqrt(second / (1 - BETAS[1]**count)) + EPSILON
+        weight -= RATE / (1 - BETAS[0]**count) * first / root
+
+    def adam(*arrays):
+        """In place, a stretch at a time on all threads, as Oarlock's."""
+        starts = range(0, arrays[0].size, 1 << 16)
+        list(workers.map(lambda at: stretch(*(array[at:at + (1 << 16)] for array in arrays)), starts))
 
     if rows:
         coarse = [side // 8 for side in sides]
