@@ -1,6 +1,6 @@
 //! Writes what `training_step.py` times: the graphs of a training step of a preset, and weights to start from.
 //!
-//! `cargo run --example bench_training_graphs -- FOLDER [starter|reference]`
+//! `cargo run --example bench_training_graphs -- FOLDER [starter|reference] [gpu]`; with `gpu` in the form for one.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -24,6 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder: PathBuf = arguments.next().ok_or("name a folder to write to")?.into();
     let name =
         arguments.next().map_or_else(|| "starter".to_owned(), |name| name.to_string_lossy().into_owned());
+    let machine =
+        if arguments.next().is_some_and(|form| form == "gpu") { Machine::Gpu } else { Machine::Processor };
     std::fs::create_dir_all(&folder)?;
     let preset = Preset::named(&name).ok_or("presets are starter and reference")?;
     let (crop, boxes) = sides(&name);
@@ -31,11 +33,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let write = |part: &str, graph: TrainingGraph| {
         std::fs::write(folder.join(format!("{name}.{part}.onnx")), graph.bytes)
     };
-    write("forward", forward(&preset, crop, Norms::Batch, Machine::Processor))?;
-    write("backbone_step", backbone_step(&preset, crop, Norms::Batch, Machine::Processor))?;
+    write("forward", forward(&preset, crop, Norms::Batch, machine))?;
+    write("backbone_step", backbone_step(&preset, crop, Norms::Batch, machine))?;
     write("refinement_step", refinement_step(&preset, ROWS))?;
     for [d, h, w] in boxes {
-        write(&format!("mask_step.{d}x{h}x{w}"), mask_step(&preset, [*d, *h, *w], Machine::Processor))?;
+        write(&format!("mask_step.{d}x{h}x{w}"), mask_step(&preset, [*d, *h, *w], machine))?;
     }
     Ok(())
 }
