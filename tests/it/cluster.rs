@@ -24,7 +24,8 @@ use rand::{RngExt, SeedableRng};
 use crate::postgres::Server;
 use crate::support::{Process, everything_must_be_here, free_ports};
 use crate::wire::{
-    CT, RTSTRUCT, Wire, data_set, echoes, element, files, part10, service, store, wait_within,
+    CT, RTSTRUCT, Wire, assert_each_once, data_set, echoes, element, files, part10, service, store,
+    wait_within,
 };
 
 /// Tells this test binary, started once more, to be a node: its file of settings.
@@ -368,15 +369,7 @@ impl Cluster {
             .map(|(series, version)| format!("{series}.{}", version.job.version))
             .collect();
         for (_, folder) in &self.destinations {
-            assert!(files(&folder.path().join("quarantine"), "dcm").is_empty());
-            let mut there: BTreeMap<String, usize> = BTreeMap::new();
-            for file in files(&folder.path().join("instances"), "dcm") {
-                let series = file.parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
-                *there.entry(series).or_default() += 1;
-            }
-            let twice: Vec<_> = there.iter().filter(|(_, n)| **n > 1).collect();
-            assert!(twice.is_empty(), "delivered twice: {twice:?}");
-            assert_eq!(there.into_keys().collect::<BTreeSet<_>>(), versions);
+            assert_each_once(folder.path(), &versions, &folder.path().display().to_string());
         }
         let n_instances: usize = expected.values().map(BTreeMap::len).sum();
         format!(

@@ -20,7 +20,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::support::{Process, free_port, stored};
-use crate::wire::{CT, RTSTRUCT, Wire, data_set, echoes, files, part10, service, store, wait_within};
+use crate::wire::{
+    CT, RTSTRUCT, Wire, assert_each_once, data_set, echoes, files, part10, service, store, wait_within,
+};
 
 /// Tells this test binary, started once more, to be the service: folder, port and destinations.
 const BE_THE_SERVICE: &str = "OARLOCK_TEST_SERVICE";
@@ -219,16 +221,7 @@ fn killed_anywhere_it_loses_nothing_and_delivers_nothing_twice() {
         .map(|(series, _, version)| format!("{series}.{version}"))
         .collect();
     for (folder, address) in theirs.iter().zip(&addresses) {
-        assert!(files(&folder.path().join("quarantine"), "dcm").is_empty());
-        // A structure set's series there is named after the version that it is of.
-        let mut there: BTreeMap<String, usize> = BTreeMap::new();
-        for file in files(&folder.path().join("instances"), "dcm") {
-            let series = file.parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
-            *there.entry(series).or_default() += 1;
-        }
-        let twice: Vec<_> = there.iter().filter(|(_, n)| **n > 1).collect();
-        assert!(twice.is_empty(), "delivered twice to {address}: {twice:?}");
-        assert_eq!(there.into_keys().collect::<BTreeSet<_>>(), versions, "at {address}");
+        assert_each_once(folder.path(), &versions, &address.to_string());
     }
     assert_eq!(deliveries(ours.path()).len(), versions.len() * addresses.len());
     let n_instances: usize = expected.values().map(BTreeMap::len).sum();

@@ -1,5 +1,6 @@
 //! A DICOM peer that breaks any rule on request: PDUs and data sets written by hand (PS3.8 9.3, PS3.5 7.1).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -52,6 +53,20 @@ pub(crate) fn wait_within<T>(limit: Duration, what: &str, mut done: impl FnMut()
         assert!(started.elapsed() < limit, "{what}: not within {limit:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// A destination's folder holds a structure set of each version and none twice; the series of one is named after the
+/// version that it is of.
+pub(crate) fn assert_each_once(folder: &Path, versions: &BTreeSet<String>, name: &str) {
+    assert!(files(&folder.join("quarantine"), "dcm").is_empty(), "at {name}");
+    let mut there: BTreeMap<String, usize> = BTreeMap::new();
+    for file in files(&folder.join("instances"), "dcm") {
+        let series = file.parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
+        *there.entry(series).or_default() += 1;
+    }
+    let twice: Vec<_> = there.iter().filter(|(_, n)| **n > 1).collect();
+    assert!(twice.is_empty(), "delivered twice to {name}: {twice:?}");
+    assert_eq!(&there.into_keys().collect::<BTreeSet<_>>(), versions, "at {name}");
 }
 
 /// All files below a folder with this extension, sorted.
