@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 
 use oarlock::pipeline::series::CompleteSeries;
 use oarlock::service::quarantine::Quarantine;
-use oarlock::service::store::{DeliveryState, JobDetail, JobFilter, JobState, SeriesState, Store};
+use oarlock::service::store::{DeliveryState, JobDetail, JobState, SeriesState, Store};
 use oarlock::service::{ContourFailure, Contourer, MadeStructureSet, Service, objects_of, run};
 use oarlock::settings::ServiceSettings;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::postgres::Server;
-use crate::support::{Process, everything_must_be_here, free_ports};
+use crate::support::{Process, all_jobs, everything_must_be_here, free_ports};
 use crate::wire::{
     CT, RTSTRUCT, Wire, assert_each_once, data_set, echoes, element, files, part10, service, store,
     wait_within,
@@ -320,15 +320,7 @@ impl Cluster {
     }
 
     fn jobs(&self) -> Vec<JobDetail> {
-        self.stored(async |store| {
-            let all = store.jobs(&JobFilter { states: Vec::new(), limit: u32::MAX }).await.unwrap();
-            let series: BTreeSet<String> = all.into_iter().map(|job| job.series).collect();
-            let mut details = Vec::new();
-            for series in series {
-                details.push(store.job(&series).await.unwrap().unwrap());
-            }
-            details
-        })
+        self.stored(all_jobs)
     }
 
     /// Waits until every acknowledged series is contoured with all its instances and delivered; then nothing may be

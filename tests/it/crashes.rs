@@ -12,14 +12,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use oarlock::pipeline::series::CompleteSeries;
-use oarlock::service::store::{Delivery, DeliveryState, JobDetail, JobFilter, JobState};
+use oarlock::service::store::{Delivery, DeliveryState, JobDetail, JobState};
 use oarlock::service::{Contourer, MadeStructureSet};
 use oarlock::settings::service::DestinationSettings;
 use oarlock::vocabulary::dicom::Peer;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::support::{Process, free_port, stored};
+use crate::support::{Process, all_jobs, free_port, stored};
 use crate::wire::{
     CT, RTSTRUCT, Wire, assert_each_once, data_set, echoes, files, part10, service, store, wait_within,
 };
@@ -125,15 +125,7 @@ fn deliveries(folder: &Path) -> Vec<Delivery> {
 }
 
 fn jobs(folder: &Path) -> Vec<JobDetail> {
-    stored(folder, async |store| {
-        let all = store.jobs(&JobFilter { states: Vec::new(), limit: u32::MAX }).await.unwrap();
-        let series: BTreeSet<String> = all.into_iter().map(|job| job.series).collect();
-        let mut details = Vec::new();
-        for series in series {
-            details.push(store.job(&series).await.unwrap().unwrap());
-        }
-        details
-    })
+    stored(folder, all_jobs)
 }
 
 impl Hit {

@@ -1,5 +1,6 @@
 //! What several test modules share.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -93,4 +94,18 @@ pub(crate) fn stored<T>(folder: &Path, ask: impl AsyncFnOnce(&oarlock::service::
         store.close().await;
         answer
     })
+}
+
+/// Every job of a store, with its versions.
+pub(crate) async fn all_jobs(
+    store: &oarlock::service::store::Store,
+) -> Vec<oarlock::service::store::JobDetail> {
+    let filter = oarlock::service::store::JobFilter { states: Vec::new(), limit: u32::MAX };
+    let all = store.jobs(&filter).await.unwrap();
+    let series: BTreeSet<String> = all.into_iter().map(|job| job.series).collect();
+    let mut details = Vec::new();
+    for series in series {
+        details.push(store.job(&series).await.unwrap().unwrap());
+    }
+    details
 }

@@ -31,8 +31,9 @@ pub enum Machine {
     /// Plain operators with all sides known: the libraries of a GPU choose the arithmetic.
     #[default]
     Gpu,
-    /// Convolutions by Winograd ([`super::winograd`]), and sides that only a run tells. ONNX Runtime gives tensors of equal known sides
-    /// one memory from the first of them to the last, whatever lies between; what it cannot foresee it gives free.
+    /// Convolutions by Winograd ([`super::winograd`]), and sides that only a run tells. ONNX Runtime gives tensors of equal
+    /// known sides one memory from the first of them to the last, whatever lies between; what it cannot foresee it gives
+    /// free.
     Processor,
 }
 

@@ -1,8 +1,8 @@
 //! How much memory the values of a graph need at most, from shapes alone.
 //!
 //! Nodes run in the order that ONNX Runtime takes ([`order`]); a value lives from its node to its last reader; inputs,
-//! weights and outputs live all the time. An operator that only changes the shape takes no memory of its own. What a library's kernels take for
-//! themselves is not in it, nor is what an allocator cannot reuse.
+//! weights and outputs live all the time. An operator that only changes the shape takes no memory of its own. What a
+//! library's kernels take for themselves is not in it, nor is what an allocator cannot reuse.
 
 use std::collections::{BTreeMap, BTreeSet};
 

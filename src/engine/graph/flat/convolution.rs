@@ -1,4 +1,4 @@
-//! Machine in the flat layout: Winograd along depth, 2-D in the plane.
+//! Convolutions in the flat layout: Winograd along depth, 2-D in the plane.
 
 use super::{Flat, Map, NoFlatForm, int, ints};
 use crate::engine::graph::layers::narrow;
