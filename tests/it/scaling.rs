@@ -73,6 +73,7 @@ fn send_all(n_series: usize, n_slices: usize, n_bytes: usize, cluster: &Cluster)
 #[test]
 fn figures_for_scaling() {
     if std::env::var_os("OARLOCK_SCALING").is_none() {
+        eprintln!("SKIPPED scaling: a measurement of some minutes; OARLOCK_SCALING=1 runs it");
         return;
     }
     let Some(storescp) = peer("scaling", "storescp") else { return };
