@@ -90,6 +90,8 @@ pub(super) struct Ledger {
     member: Member,
     runtime: Handle,
     books: Mutex<Books>,
+    /// Whoever notes: what is noted leaves the books by its count, so one at a time.
+    noting: tokio::sync::Mutex<()>,
     marks: AtomicI64,
     /// How far the database's clock is from ours, ms.
     skew_ms: AtomicI64,
@@ -114,8 +116,8 @@ struct Entry {
 
 impl Ledger {
     pub(super) fn new(store: Arc<Store>, member: Member, runtime: Handle) -> Self {
-        let books = Mutex::default();
-        Self { store, member, runtime, books, marks: AtomicI64::new(0), skew_ms: AtomicI64::new(0) }
+        let (marks, skew_ms) = (AtomicI64::new(0), AtomicI64::new(0));
+        Self { store, member, runtime, books: Mutex::default(), noting: Default::default(), marks, skew_ms }
     }
 
     /// Notes an instance before its sender is told; the first of a series is announced in the database first. Blocks.
@@ -203,6 +205,7 @@ impl Ledger {
 
     /// Writes down what has arrived; what cannot be written stays. Withdraws what has long been noted.
     pub(super) async fn note(&self) -> Result<(), StoreError> {
+        let _alone = self.noting.lock().await;
         let (mut lines, mut counts) = (BTreeMap::new(), BTreeMap::new());
         for (series, announced) in &self.books().announced {
             if !announced.unnoted.is_empty() {
@@ -216,7 +219,7 @@ impl Ledger {
             self.store.note_arrivals(&self.member.node, &lines, now_ms()).await?;
             let mut books = self.books();
             for (series, n) in counts {
-                // Nothing but this function removes from a series, or a series.
+                // Nothing but this function removes from a series, or a series, and it runs alone.
                 if let Some(announced) = books.announced.get_mut(&series) {
                     announced.unnoted.drain(..n);
                 }
@@ -438,4 +441,44 @@ pub async fn recover(
 pub fn objects_of(store: &StoreSettings) -> Result<Objects, ServiceError> {
     let access = store.s3.access().map_err(ServiceError::Keys)?;
     Objects::in_bucket(&access).map_err(ServiceError::Bucket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node that stops notes while its signs of life still do.
+    #[test]
+    fn arrivals_noted_twice_at_once_are_noted_once_and_the_books_are_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let place = Place::File(folder.path().join(FILE_NAME));
+        let _entered = runtime.enter();
+        let store = Arc::new(runtime.block_on(Store::open(&place)).unwrap());
+        let member = Member { node: "n".to_owned(), lease: Duration::from_secs(60) };
+        let ledger = Ledger::new(Arc::clone(&store), member, runtime.handle().clone());
+        let series = SeriesInstanceUid::parse("1.2.3").unwrap();
+        let n_instances = 7;
+        for number in 0..n_instances {
+            let stored = StoredInstance {
+                path: "unused".into(),
+                sop_class_uid: SopClassUid::parse("1.2.840.10008.5.1.4.1.1.2").unwrap(),
+                sop_instance_uid: SopInstanceUid::parse(&format!("1.2.3.{number}")).unwrap(),
+                series_instance_uid: series.clone(),
+                clue: Clue::default(),
+            };
+            ledger.take(&stored).unwrap();
+        }
+        let (first, second) = runtime.block_on(async { tokio::join!(ledger.note(), ledger.note()) });
+        first.and(second).unwrap();
+        assert!(ledger.books().announced[&series].unnoted.is_empty());
+        let noted = runtime.block_on(async {
+            store.gather("n", now_ms() + 60_000, now_ms()).await.unwrap();
+            let ids = store.arrival_ids("n").await.unwrap();
+            store.arrivals(&ids[&series].iter().copied().collect::<Vec<_>>()).await.unwrap()
+        });
+        let [noted] = &noted[..] else { panic!("{noted:?}") };
+        let noted: Vec<Arrival> = serde_json::from_str(&noted.instances).unwrap();
+        assert_eq!(noted.len(), n_instances);
+    }
 }
