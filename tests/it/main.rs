@@ -28,6 +28,7 @@ mod faults;
 mod hostile;
 mod ingest;
 mod jobs;
+mod jpeg2000;
 mod mail;
 mod outlets;
 mod peers_evaluate;

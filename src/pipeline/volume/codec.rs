@@ -7,6 +7,7 @@ use dicom_encoding::TransferSyntaxIndex;
 use dicom_encoding::adapters::{PixelDataObject, RawPixelData};
 use dicom_encoding::transfer_syntax::Codec;
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
+use hayro_jpeg2000::{DecodeError, DecodeSettings, DecoderContext, Image};
 
 use super::decode::{PixelForm, Words};
 use super::error::PixelError;
@@ -130,14 +131,38 @@ fn jpeg_ls(_: &str, stream: &[u8], form: &PixelForm) -> Result<Words, PixelError
 
 /// JPEG 2000. The codestream says itself how many bits a sample has, and is right where Bits Stored is not; an
 /// unsigned codestream under Pixel Representation 1 holds two's complement of that many bits.
-fn jpeg_2000(uid: &str, stream: &[u8], form: &PixelForm) -> Result<Words, PixelError> {
+fn jpeg_2000(_: &str, stream: &[u8], form: &PixelForm) -> Result<Words, PixelError> {
     let codec = "JPEG 2000";
-    let bits = codestream_bits(stream, form)?;
-    Ok(Words { words: through_registry(codec, uid, stream, form)?, bits: Some(bits) })
+    let samples = codestream_samples(stream, form)?;
+    let settings = DecodeSettings { strict: true, ..DecodeSettings::default() };
+    let failed = |error: DecodeError| damaged(codec, error.to_string());
+    let image = Image::new(stream, &settings).map_err(failed)?;
+    let mut context = DecoderContext::default();
+    let decoded = image.decode(&mut context).map_err(failed)?;
+    let [component] = decoded.components() else {
+        return Err(differs(format!("{} components", decoded.components().len()), form));
+    };
+    // The decoder lifts signed samples as if they were unsigned (ISO 15444-1 G.1).
+    let (span, lift) = (1_i32 << samples.bits, if samples.are_signed { 1 << (samples.bits - 1) } else { 0 });
+    let words = component.samples().iter().map(|&sample| low_bits(sample, span, lift)).collect();
+    Ok(Words { words, bits: Some(samples.bits) })
 }
 
-/// Bits per sample from the SIZ marker, once its sizes are the attributes' (ISO 15444-1 A.5.1).
-fn codestream_bits(stream: &[u8], form: &PixelForm) -> Result<u16, PixelError> {
+/// The nearest value in 0..span, less `lift`, in as many low bits as span has values for.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..2^16 before")]
+fn low_bits(sample: f32, span: i32, lift: i32) -> u16 {
+    let value = (sample.round_ties_even() as i32).clamp(0, span - 1) - lift;
+    (value & (span - 1)) as u16
+}
+
+/// How samples stand in a JPEG 2000 codestream.
+struct CodestreamSamples {
+    bits: u16,
+    are_signed: bool,
+}
+
+/// Its samples from the SIZ marker, once its sizes are the attributes' (ISO 15444-1 A.5.1).
+fn codestream_samples(stream: &[u8], form: &PixelForm) -> Result<CodestreamSamples, PixelError> {
     let codec = "JPEG 2000";
     let head = &stream[..stream.len().min(4096)];
     let siz = head.windows(4).position(|bytes| bytes == [0xFF, 0x4F, 0xFF, 0x51]);
@@ -155,8 +180,11 @@ fn codestream_bits(stream: &[u8], form: &PixelForm) -> Result<u16, PixelError> {
     if tile_width < u64::from(form.columns.min(16)) || tile_height < u64::from(form.rows.min(16)) {
         return Err(damaged(codec, format!("tiles of {tile_height} rows x {tile_width} columns")));
     }
-    let bits = u16::from(siz[34] & 0x7F) + 1;
-    if (8..=16).contains(&bits) { Ok(bits) } else { Err(damaged(codec, format!("{bits} bits per sample"))) }
+    let (bits, are_signed) = (u16::from(siz[34] & 0x7F) + 1, siz[34] & 0x80 != 0);
+    if !(8..=16).contains(&bits) {
+        return Err(damaged(codec, format!("{bits} bits per sample")));
+    }
+    Ok(CodestreamSamples { bits, are_signed })
 }
 
 /// One frame through the decoder that dicom-rs registers for the transfer syntax.
