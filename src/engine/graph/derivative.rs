@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::builder::{GraphBuilder, Tensor};
+use super::builder::{Attribute, GraphBuilder, Machine, Tensor};
 use super::layers::{DOUBLING, Layers, Rule, Step, doubling_matrix, narrow};
 use super::operators::Window;
 
@@ -90,12 +90,7 @@ impl GraphBuilder {
                     .collect();
                 self.along_axis(dy, *axis, &transposed, side)
             }
-            (Rule::Relu, _) => {
-                let zero = self.scalar(0.0);
-                let open = self.binary("Greater", output, zero);
-                let shape = self.shape(dy).to_vec();
-                self.node("Where", &[open, dy, zero], vec![], shape)
-            }
+            (Rule::Relu, _) => self.relu_by_input(output, dy),
             (Rule::Sigmoid, _) => {
                 let one = self.scalar(1.0);
                 let rest = self.binary("Sub", one, output);
@@ -223,15 +218,42 @@ impl GraphBuilder {
         self.binary("Mul", free, factor)
     }
 
+    /// The gradient where the output is positive, zero elsewhere.
+    fn relu_by_input(&mut self, output: Tensor, dy: Tensor) -> Tensor {
+        let shape = self.shape(dy).to_vec();
+        if self.machine == Machine::Gpu {
+            let zero = self.scalar(0.0);
+            let open = self.binary("Greater", output, zero);
+            return self.node("Where", &[open, dy, zero], vec![], shape);
+        }
+        // Where runs on one thread, this on all: one for whatever is positive and no subnormal number.
+        let steep = vec![("alpha", Attribute::Float(f32::MAX)), ("beta", Attribute::Float(0.0))];
+        let open = self.node("HardSigmoid", &[output], steep, shape);
+        self.binary("Mul", dy, open)
+    }
+
     /// To the largest of each block; shared where several are equal.
     fn max_pool_by_input(&mut self, x: Tensor, largest: Tensor, dy: Tensor) -> Tensor {
-        let spread = self.resize_double(largest, "nearest");
+        let spread = self.repeat_double(largest);
         let chosen = self.equal(x, spread);
         let share = self.average_pool(chosen);
         let count = self.scaled(share, narrow(8.0));
         let each = self.binary("Div", dy, count);
-        let spread = self.resize_double(each, "nearest");
+        let spread = self.repeat_double(each);
         self.binary("Mul", spread, chosen)
+    }
+
+    /// Each voxel as a block of eight of its value.
+    fn repeat_double(&mut self, x: Tensor) -> Tensor {
+        if self.machine == Machine::Gpu {
+            return self.resize_double(x, "nearest");
+        }
+        // Resize runs on one thread; a product by ones and zeros is as exact.
+        [4, 3, 2].into_iter().fold(x, |x, axis| {
+            let side = self.shape(x)[axis];
+            let ones = (0..2 * side * side).map(|at| if at % side == at / side / 2 { 1.0 } else { 0.0 });
+            self.along_axis(x, axis, &ones.collect::<Vec<_>>(), 2 * side)
+        })
     }
 
     /// The same elements in the shape of `other`.

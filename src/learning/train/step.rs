@@ -377,6 +377,8 @@ fn named(out: &Outputs<'_>, prefix: &str, names: &[String]) -> Result<Tensors, S
 mod masks;
 #[cfg(test)]
 mod reference;
+#[cfg(test)]
+mod timed;
 
 use masks::MaskSessions;
 
