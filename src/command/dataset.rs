@@ -74,39 +74,48 @@ fn add(args: &DatasetAddArgs) -> CommandResult {
     let mut unmapped: BTreeMap<UnmappedName, usize> = BTreeMap::new();
     let mut n_taken = 0;
     let bar = bar(found.cases.len());
-    let mut waiting = found.cases.into_iter();
-    let read = std::iter::from_fn(|| {
-        let some: Vec<_> = waiting.by_ref().take(AT_ONCE.min(rayon::current_num_threads())).collect();
-        let read = some.into_par_iter().map(|case| (case.name.clone(), case.read(&importer)));
-        Some(read.collect::<Vec<_>>()).filter(|read| !read.is_empty())
-    });
-    for (name, read) in read.flatten() {
-        bar.set_message(name.clone());
-        let taken = read.and_then(|new| {
-            let new = NewCase { split: part.or(new.split), ..new };
-            new.unmapped.iter().for_each(|name| *unmapped.entry(name.clone()).or_default() += 1);
-            if let Some(dataset) = &mut dataset {
-                dataset.add(&new, notice, args.as_drawn).map_err(|fault| vec![fault])?;
+    // The next cases are read while the last ones are written.
+    std::thread::scope(|scope| {
+        let (send, read) = std::sync::mpsc::sync_channel(0);
+        let (importer, mut waiting) = (&importer, found.cases.into_iter());
+        scope.spawn(move || {
+            loop {
+                let some: Vec<_> = waiting.by_ref().take(AT_ONCE.min(rayon::current_num_threads())).collect();
+                let read = some.into_par_iter().map(|case| (case.name.clone(), case.read(importer)));
+                let read: Vec<_> = read.collect();
+                if read.is_empty() || read.into_iter().any(|read| send.send(read).is_err()) {
+                    return;
+                }
             }
-            Ok(new)
         });
-        match taken {
-            Ok(new) => {
-                n_taken += 1;
-                line(
-                    &bar,
-                    format_args!(
-                        "{}: {} organs, from {name}",
-                        new.case.name,
-                        new.case.annotated.iter().count()
-                    ),
-                );
-                new.notes.iter().for_each(|note| line(&bar, format_args!("  {note}")));
+        for (name, read) in read {
+            bar.set_message(name.clone());
+            let taken = read.and_then(|new| {
+                let new = NewCase { split: part.or(new.split), ..new };
+                new.unmapped.iter().for_each(|name| *unmapped.entry(name.clone()).or_default() += 1);
+                if let Some(dataset) = &mut dataset {
+                    dataset.add(&new, notice, args.as_drawn).map_err(|fault| vec![fault])?;
+                }
+                Ok(new)
+            });
+            match taken {
+                Ok(new) => {
+                    n_taken += 1;
+                    line(
+                        &bar,
+                        format_args!(
+                            "{}: {} organs, from {name}",
+                            new.case.name,
+                            new.case.annotated.iter().count()
+                        ),
+                    );
+                    new.notes.iter().for_each(|note| line(&bar, format_args!("  {note}")));
+                }
+                Err(faults) => refused.push((name, faults)),
             }
-            Err(faults) => refused.push((name, faults)),
+            bar.inc(1);
         }
-        bar.inc(1);
-    }
+    });
     bar.finish_and_clear();
     for (name, faults) in &refused {
         for fault in faults {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use ndarray::ArrayView3;
+use ndarray::{ArrayView3, Axis};
 use nifti::{Endianness, NiftiHeader};
 
 use super::error::ConvertError;
@@ -96,31 +96,31 @@ pub(crate) trait Stored: Copy {
     const DATATYPE: i16;
     /// Its size.
     const BITS: i16;
-    /// Appends its bytes, little end first.
-    fn append(self, bytes: &mut Vec<u8>);
+    /// Puts its bytes there, little end first.
+    fn put(self, bytes: &mut [u8]);
 }
 
 impl Stored for u8 {
     const DATATYPE: i16 = 2;
     const BITS: i16 = 8;
-    fn append(self, bytes: &mut Vec<u8>) {
-        bytes.push(self);
+    fn put(self, bytes: &mut [u8]) {
+        bytes[0] = self;
     }
 }
 
 impl Stored for i16 {
     const DATATYPE: i16 = 4;
     const BITS: i16 = 16;
-    fn append(self, bytes: &mut Vec<u8>) {
-        bytes.extend(self.to_le_bytes());
+    fn put(self, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.to_le_bytes());
     }
 }
 
 impl Stored for u32 {
     const DATATYPE: i16 = 768;
     const BITS: i16 = 32;
-    fn append(self, bytes: &mut Vec<u8>) {
-        bytes.extend(self.to_le_bytes());
+    fn put(self, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.to_le_bytes());
     }
 }
 
@@ -157,10 +157,10 @@ pub(crate) fn write_into<V: Stored, W: Write>(
         found: format!("{:?}", grid.shape()),
     })?;
     out.write_all(&header).map_err(failed)?;
-    let mut bytes = Vec::new();
-    for plane in voxels.outer_iter() {
-        bytes.clear();
-        plane.iter().for_each(|voxel| voxel.append(&mut bytes));
+    let size = usize::from(V::BITS.unsigned_abs() / 8);
+    let mut bytes = vec![0; size * voxels.len_of(Axis(2))];
+    for row in voxels.rows() {
+        bytes.chunks_exact_mut(size).zip(row).for_each(|(bytes, voxel)| voxel.put(bytes));
         out.write_all(&bytes).map_err(failed)?;
     }
     Ok(out)

@@ -109,8 +109,8 @@ pub fn doubts(case: &Case) -> Vec<(Organ, Doubt)> {
 /// Measures every annotated organ of a case in one pass.
 #[must_use]
 pub fn review(case: &Case) -> Review {
-    let measured = measure(case);
-    let in_bone = [Organ::SpinalCord, Organ::BrainStem].into_iter().find_map(|organ| in_bone(case, organ));
+    let (measured, nervous) = measure(case);
+    let in_bone = NERVOUS.into_iter().zip(nervous).find_map(|(organ, hu)| in_bone(organ, hu));
     let voxel_cm3 = case.grid.voxel_volume_mm3() / 1000.0;
     let mut review = Review { cm3: BTreeMap::new(), doubts: Vec::new(), remarks: Vec::new() };
     for organ in case.annotated.iter() {
@@ -142,10 +142,11 @@ pub fn review(case: &Case) -> Review {
     review
 }
 
-fn in_bone(case: &Case, organ: Organ) -> Option<Doubt> {
-    let bit = OrganSet::of(organ).bits();
-    let drawn = case.organs.iter().zip(&case.hu).filter(|(bits, _)| *bits & bit != 0);
-    let mut hu: Vec<i16> = drawn.map(|(_, hu)| *hu).collect();
+/// Organs in bone's way that are none themselves.
+const NERVOUS: [Organ; 2] = [Organ::SpinalCord, Organ::BrainStem];
+
+/// From the HU of an organ's voxels.
+fn in_bone(organ: Organ, mut hu: Vec<i16>) -> Option<Doubt> {
     let middle = hu.len() / 2;
     let hu = (!hu.is_empty()).then(|| *hu.select_nth_unstable(middle).1)?;
     (hu > BONE_HU).then_some(Doubt::InBone { organ, hu })
@@ -166,8 +167,11 @@ struct Measured {
     at_the_border: bool,
 }
 
-fn measure(case: &Case) -> [Measured; Organ::COUNT] {
+/// The counts of each organ, and the HU of the voxels of [`NERVOUS`].
+fn measure(case: &Case) -> ([Measured; Organ::COUNT], [Vec<i16>; 2]) {
     let mut all = [Measured::default(); Organ::COUNT];
+    let mut nervous = [const { Vec::new() }; 2];
+    let nervous_bits = NERVOUS.map(|organ| OrganSet::of(organ).bits());
     let (n_slices, n_rows, n_columns) = case.organs.dim();
     for (z, (organs, hu)) in case.organs.axis_iter(Axis(0)).zip(case.hu.axis_iter(Axis(0))).enumerate() {
         let end = z < 2 || z + 2 >= n_slices;
@@ -176,6 +180,10 @@ fn measure(case: &Case) -> [Measured; Organ::COUNT] {
             let border_y = border_z || y == 0 || y + 1 == n_rows;
             for (x, (bits, hu)) in organs.iter().zip(&hu).enumerate().filter(|(_, (bits, _))| **bits != 0) {
                 let border = border_y || x == 0 || x + 1 == n_columns;
+                for (_, values) in nervous_bits.iter().zip(&mut nervous).filter(|(bit, _)| *bits & **bit != 0)
+                {
+                    values.push(*hu);
+                }
                 let mut left = OrganSet::from_bits(*bits).bits();
                 while left != 0 {
                     let found = &mut all[left.trailing_zeros() as usize];
@@ -189,7 +197,7 @@ fn measure(case: &Case) -> [Measured; Organ::COUNT] {
             }
         }
     }
-    all
+    (all, nervous)
 }
 
 impl Measured {

@@ -19,10 +19,14 @@ impl RegionMask {
     #[must_use]
     pub fn from_whole(whole: ArrayView3<'_, bool>) -> Self {
         let (mut start, mut end) = ([usize::MAX; 3], [0; 3]);
-        for ((z, y, x), _) in whole.indexed_iter().filter(|(_, inside)| **inside) {
-            for (axis, index) in [z, y, x].into_iter().enumerate() {
-                start[axis] = start[axis].min(index);
-                end[axis] = end[axis].max(index + 1);
+        for (z, plane) in whole.outer_iter().enumerate() {
+            for (y, row) in plane.outer_iter().enumerate() {
+                let Some(first) = row.iter().position(|inside| *inside) else { continue };
+                let last = row.iter().rposition(|inside| *inside).unwrap_or(first);
+                for (axis, [low, high]) in [[z, z], [y, y], [first, last]].into_iter().enumerate() {
+                    start[axis] = start[axis].min(low);
+                    end[axis] = end[axis].max(high + 1);
+                }
             }
         }
         if end[0] == 0 {
