@@ -122,7 +122,10 @@ impl Ledger {
 
     /// Notes an instance before its sender is told; the first of a series is announced in the database first. Blocks.
     pub(super) fn take(&self, stored: &StoredInstance) -> Result<Announced, String> {
-        if !is_ct(stored) || self.hold(stored, None)? {
+        if !is_ct(stored) {
+            return self.place(stored);
+        }
+        if self.hold(stored, None)? {
             return Ok(Announced::Before);
         }
         let mark = self.marks.fetch_add(1, Ordering::Relaxed) + 1;
@@ -144,6 +147,17 @@ impl Ledger {
             return Ok(Announced::Now);
         }
         Err("the others take this node for dead; send it again".to_owned())
+    }
+
+    /// Notes where an instance lies that nobody gathers; one that is gathered is noted with its series.
+    fn place(&self, stored: &StoredInstance) -> Result<Announced, String> {
+        let instance = [stored.sop_instance_uid.clone()];
+        let placing = self.store.place(&stored.series_instance_uid, &instance);
+        match self.runtime.block_on(async { timeout(ANNOUNCING, placing).await }) {
+            Ok(Ok(())) => Ok(Announced::Before),
+            Ok(Err(error)) => Err(with_causes(&error)),
+            Err(_elapsed) => Err("the database does not answer".to_owned()),
+        }
     }
 
     /// Keeps an instance to be noted, if its series is announced and we are alive; `false` if not.
@@ -406,7 +420,7 @@ pub enum RecoverError {
 }
 
 /// Has the nodes look again at every CT series in the bucket whose instances are not those of its last version; gives
-/// which.
+/// which. Notes where every instance lies.
 ///
 /// # Errors
 /// [`RecoverError`].
@@ -421,6 +435,7 @@ pub async fn recover(
     for folder in objects.list("instances").map_err(RecoverError::Object)?.folders {
         let Ok(series) = SeriesInstanceUid::parse(&folder) else { continue };
         let uids = bucket.shared_uids(&series).map_err(RecoverError::Spool)?;
+        store.place(&series, &uids).await.map_err(RecoverError::Store)?;
         let fingerprint = fingerprint_of(&uids);
         if known.get(series.as_str()).is_some_and(|known| known.fingerprint == fingerprint) {
             continue;

@@ -1,17 +1,18 @@
 //! Reports on storage commitment over associations of ours: each is tried until its peer has taken it, or it is too old.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::cluster::Trouble;
 use super::reload::Live;
 use super::store::{millis, now_ms};
 use super::{retry_policy, scu_timeouts};
 use crate::pipeline::delivery::{ScuError, ScuTimeouts, report_commitment};
-use crate::pipeline::ingest::{PledgeError, Pledges, Waiting};
+use crate::pipeline::ingest::{Due, PledgeError, Pledges, Questions};
 use crate::pipeline::tls::{TlsClient, TlsError};
 use crate::settings::ServiceSettings;
 use crate::settings::service::ReportToSettings;
@@ -21,9 +22,6 @@ use crate::vocabulary::dicom::{AeTitle, TransactionUid};
 /// How often it is looked what is due.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// From the question to the first attempt: its answer is on its way yet, over another association.
-const AFTER_THE_ANSWER: Duration = Duration::from_millis(500);
-
 /// Peers that are called at a time.
 const AT_A_TIME: usize = 8;
 
@@ -31,14 +29,8 @@ const AT_A_TIME: usize = 8;
 pub(super) struct Reporter {
     pub(super) pledges: Arc<Pledges>,
     pub(super) live: watch::Receiver<Arc<Live>>,
-}
-
-/// How it stands with a report.
-#[derive(Debug, Clone, Copy)]
-struct Stand {
-    is_on_its_way: bool,
-    failed_attempts: u32,
-    not_before: Instant,
+    /// Of several nodes one reports on a question for so long and for what its peer may take.
+    pub(super) lease: Duration,
 }
 
 /// Why a report was not taken.
@@ -54,88 +46,115 @@ enum ReportError {
     Interrupted,
 }
 
-type Attempt = (TransactionUid, Result<(), ReportError>);
+type Attempt = (Due, Result<(), ReportError>);
 
 impl Reporter {
-    /// Reports until `stop` turns true. What is on its way then is reported again after the next start.
+    /// Reports until `stop` turns true. What is on its way then is reported again, by another node or after the next
+    /// start.
     pub(super) async fn run(self, mut stop: watch::Receiver<bool>) {
-        let mut stands: BTreeMap<TransactionUid, Stand> = BTreeMap::new();
         let mut attempts: JoinSet<Attempt> = JoinSet::new();
+        let mut on_their_way = BTreeSet::new();
+        let mut trouble = Trouble::default();
         while !*stop.borrow() {
             let live = Arc::clone(&self.live.borrow());
-            let settings = &live.settings;
-            self.begin(settings, &mut stands, &mut attempts);
+            let begun = self.begin(&live.settings, &mut on_their_way, &mut attempts).await;
+            let begun = begun.map_err(|error| with_causes(&error));
+            trouble.tell(begun, "storage commitments cannot be reported; tried on");
             tokio::select! {
                 Some(ended) = attempts.join_next() => match ended {
-                    Ok((uid, outcome)) => self.end(settings, &mut stands, &uid, outcome),
+                    Ok((due, outcome)) => {
+                        on_their_way.remove(&due.transaction_uid);
+                        self.end(&live.settings, due, outcome).await;
+                    }
                     Err(panic) => {
                         tracing::error!(%panic, "a report on storage commitment failed; please report this");
                     }
                 },
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
-                changed = stop.changed() => if changed.is_err() { return },
+                changed = stop.changed() => if changed.is_err() { break },
             }
+        }
+        attempts.shutdown().await;
+        for uid in on_their_way {
+            self.put_back(uid, Duration::ZERO).await;
         }
     }
 
     /// Begins what is due, and gives up what is too old.
-    fn begin(
+    async fn begin(
         &self,
         settings: &ServiceSettings,
-        stands: &mut BTreeMap<TransactionUid, Stand>,
+        on_their_way: &mut BTreeSet<TransactionUid>,
         attempts: &mut JoinSet<Attempt>,
-    ) {
-        let waiting = self.pledges.all();
-        stands.retain(|uid, _| waiting.contains_key(uid));
+    ) -> Result<(), PledgeError> {
         let give_up_after_ms = millis(retry_policy(settings).give_up_after);
-        for (uid, Waiting { calling_ae_title: calling, asked_ms, since }) in waiting {
-            let not_before = since + AFTER_THE_ANSWER;
-            let fresh = Stand { is_on_its_way: false, failed_attempts: 0, not_before };
-            let stand = stands.entry(uid.clone()).or_insert(fresh);
-            if stand.is_on_its_way {
+        for due in self.ask(|questions| questions.due()).await? {
+            let (uid, calling) = (due.transaction_uid.clone(), &due.calling_ae_title);
+            if on_their_way.contains(&uid) {
                 continue;
             }
-            if now_ms().saturating_sub(asked_ms) >= give_up_after_ms {
-                tracing::error!(%calling, "the report of a storage commitment was never taken and is given up");
-                self.pledges.forget(&uid);
+            if now_ms().saturating_sub(due.asked_ms) >= give_up_after_ms {
+                if self.ask(move |questions| questions.forget(&uid)).await? {
+                    tracing::error!(%calling, "the report of a storage commitment was never taken and is given up");
+                }
                 continue;
             }
-            let to = settings.commitment.report_to.iter().find(|to| to.ae_title == calling);
-            let is_due = stand.not_before <= Instant::now() && attempts.len() < AT_A_TIME;
-            let Some(to) = to.filter(|_| is_due) else { continue };
-            stand.is_on_its_way = true;
-            let (pledges, to) = (Arc::clone(&self.pledges), to.clone());
-            let (ours, timeouts) = (settings.ae_title.clone(), scu_timeouts(settings));
+            let to = settings.commitment.report_to.iter().find(|to| to.ae_title == *calling);
+            let Some(to) = to.filter(|_| attempts.len() < AT_A_TIME).cloned() else { continue };
+            let timeouts = scu_timeouts(settings);
+            let lease = self.lease + timeouts.connect + timeouts.answer * 3;
+            let claimed = uid.clone();
+            if !self.ask(move |questions| questions.claim(&claimed, lease)).await? {
+                continue;
+            }
+            on_their_way.insert(uid);
+            let (pledges, ours) = (Arc::clone(&self.pledges), settings.ae_title.clone());
             attempts.spawn(async move {
-                let outcome = attempt(pledges, &uid, &to, (&ours, timeouts)).await;
-                (uid, outcome)
+                // Not beyond the lease: then another node reports.
+                let attempt = attempt(pledges, &due.transaction_uid, &to, (&ours, timeouts));
+                let outcome = tokio::time::timeout(lease, attempt).await;
+                (due, outcome.unwrap_or(Err(ReportError::Interrupted)))
             });
         }
+        Ok(())
     }
 
-    fn end(
-        &self,
-        settings: &ServiceSettings,
-        stands: &mut BTreeMap<TransactionUid, Stand>,
-        uid: &TransactionUid,
-        outcome: Result<(), ReportError>,
-    ) {
-        match (outcome, stands.get_mut(uid)) {
-            (Ok(()), _) => self.pledges.forget(uid),
-            (Err(error), Some(stand)) => {
-                stand.is_on_its_way = false;
-                stand.failed_attempts += 1;
-                let wait = retry_policy(settings).wait(stand.failed_attempts, rand::random());
-                stand.not_before = Instant::now() + wait;
+    async fn end(&self, settings: &ServiceSettings, due: Due, outcome: Result<(), ReportError>) {
+        let Due { transaction_uid: uid, failed_attempts, .. } = due;
+        match outcome {
+            Ok(()) => {
+                let pledges = Arc::clone(&self.pledges);
+                drop(tokio::task::spawn_blocking(move || pledges.forget(&uid)).await);
+            }
+            Err(ReportError::Pledge(PledgeError::Gone)) => {}
+            Err(error) => {
+                let attempts = failed_attempts.saturating_add(1);
+                let wait = retry_policy(settings).wait(attempts, rand::random());
+                self.put_back(uid, wait).await;
                 tracing::warn!(
-                    attempts = stand.failed_attempts,
+                    attempts,
                     retry_in_s = wait.as_secs_f64(),
                     error = with_causes(&error),
                     "a storage commitment is not reported yet"
                 );
             }
-            (Err(_), None) => {}
         }
+    }
+
+    async fn put_back(&self, uid: TransactionUid, wait: Duration) {
+        if let Err(error) = self.ask(move |questions| questions.put_back(&uid, wait)).await {
+            tracing::warn!(error = with_causes(&error), "a storage commitment is reported after its lease");
+        }
+    }
+
+    /// Asks on a thread that may wait.
+    async fn ask<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&dyn Questions) -> Result<T, PledgeError> + Send + 'static,
+    ) -> Result<T, PledgeError> {
+        let questions = self.pledges.questions();
+        let asked = tokio::task::spawn_blocking(move || ask(&*questions)).await;
+        asked.unwrap_or_else(|panicked_or_stopped| Err(PledgeError::Shared(panicked_or_stopped.into())))
     }
 }
 
@@ -148,7 +167,7 @@ async fn attempt(
     let asked = uid.clone();
     let made = tokio::task::spawn_blocking(move || pledges.report(&asked)).await;
     let made = made.map_err(|_panicked_or_stopped| ReportError::Interrupted)?;
-    let (_, report) = made.map_err(ReportError::Pledge)?;
+    let report = made.map_err(ReportError::Pledge)?;
     let tls = to.tls.as_ref().map(|tls| TlsClient::load(&tls.files())).transpose();
     let tls = tls.map_err(ReportError::Tls)?;
     report_commitment((&to.peer, tls.as_ref()), ours, timeouts, &report).await.map_err(ReportError::Scu)?;

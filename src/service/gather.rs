@@ -297,7 +297,7 @@ impl Gatherer {
         let until_ms = now_ms().saturating_add(millis(*lease));
         let ours = self.store.gather(node, until_ms, now_ms()).await.map_err(failed)?;
         watched.retain(|series, _| {
-            let is_ours = ours.contains(series);
+            let is_ours = ours.contains_key(series);
             if !is_ours {
                 gathering.forget(series);
             }
@@ -315,7 +315,7 @@ impl Gatherer {
             .flat_map(|(series, ids)| ids.iter().filter(|id| is_new(series, id)))
             .copied()
             .collect();
-        for series in &ours {
+        for series in ours.keys() {
             let fresh = || Watched { seen: BTreeSet::new(), since: Instant::now() };
             watched.entry(series.clone()).or_insert_with(fresh);
         }
@@ -326,6 +326,11 @@ impl Gatherer {
                 let noted: Vec<Arrival> = serde_json::from_str(&arrivals.instances).unwrap_or_default();
                 let noted = noted.into_iter().filter_map(|arrival| arrival.stored(series));
                 gathering.receive(noted.filter(is_ct), Instant::now());
+            }
+        }
+        if self.live.borrow().settings.commitment.completes_series {
+            for (series, committed) in &ours {
+                committed.iter().for_each(|n_instances| gathering.committed(series, *n_instances));
             }
         }
         // Of a node that died nobody has told what it has received.

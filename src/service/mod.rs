@@ -26,6 +26,7 @@ pub mod queue;
 mod reload;
 mod retention;
 mod shared_retention;
+mod sharing;
 pub mod store;
 mod worker;
 
@@ -64,6 +65,7 @@ use gather::Gatherer;
 use http::Shown;
 use queue::{Now, Queue};
 use reload::Live;
+use sharing::SharedQuestions;
 use store::Store;
 use worker::{WorkCounters, Worker};
 
@@ -172,7 +174,16 @@ impl Service {
         let objects = shared.clone().unwrap_or_else(|| Objects::in_folder(&folder));
         let working = folder.join("work");
         clear(&working).map_err(|source| ServiceError::Folder { folder: working.clone(), source })?;
-        let (pledges, hinted) = Pledges::open(&folder, Arc::clone(&spool)).map_err(ServiceError::Pledges)?;
+        let (pledges, hinted) = match shared {
+            Some(_) => {
+                let (store, node, runtime) =
+                    (Arc::clone(&store), member.node.clone(), runtime.handle().clone());
+                let questions = SharedQuestions { store, node, runtime };
+                let finder = questions.finder();
+                Pledges::shared(Arc::new(questions), Arc::clone(&spool), finder)
+            }
+            None => Pledges::open(&folder, Arc::clone(&spool)).map_err(ServiceError::Pledges)?,
+        };
         let pledges = Arc::new(pledges);
         pledges.call_back(called_back(settings));
         let in_force = Live { settings: settings.clone(), rules: rules.map(Arc::new) };
@@ -210,7 +221,11 @@ impl Service {
             };
             runtime.spawn(retention.run(work_stopped.clone()));
         }
-        let reporter = commitments::Reporter { pledges: Arc::clone(&pledges), live: living.clone() };
+        let reporter = commitments::Reporter {
+            pledges: Arc::clone(&pledges),
+            live: living.clone(),
+            lease: member.lease,
+        };
         runtime.spawn(reporter.run(work_stopped.clone()));
         let bucket_answers = Arc::new(AtomicBool::new(true));
         if let Some(objects) = &shared {
@@ -268,6 +283,7 @@ impl Service {
             if shared.is_some() {
                 runtime.spawn(gatherer.run_among(member.clone(), work_stopped));
                 runtime.spawn(forget(arrived));
+                runtime.spawn(sharing::pass_hints_on(Arc::clone(&store), hinted));
             } else {
                 runtime.spawn(gatherer.run(gathering, arrived, hinted));
             }

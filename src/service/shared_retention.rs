@@ -86,6 +86,13 @@ impl SharedRetention {
         let job = self.store.job(series).await.map_err(RemovalError::Store)?;
         let versions = job.into_iter().flat_map(|job| job.versions);
         let deliveries: Vec<_> = versions.flat_map(|version| version.deliveries).collect();
+        let (objects, folder) = (self.objects.clone(), format!("instances/{uid}"));
+        let listed = tokio::task::spawn_blocking(move || objects.list(&folder)).await;
+        let listed = listed.map_err(|_panic| RemovalError::Panic)?.map_err(RemovalError::Object)?;
+        let instance = |name: &String| name.strip_suffix(".dcm")?.parse().ok();
+        let instances: Vec<_> = listed.objects.iter().filter_map(instance).collect();
+        // First, so that nobody is promised what goes at this moment.
+        self.store.unplace(&uid, &instances).await.map_err(RemovalError::Store)?;
         let objects = self.objects.clone();
         let removed = tokio::task::spawn_blocking(move || {
             let begun = Instant::now();

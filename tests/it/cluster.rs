@@ -18,6 +18,7 @@ use oarlock::service::quarantine::Quarantine;
 use oarlock::service::store::{DeliveryState, JobDetail, JobState, SeriesState, Store};
 use oarlock::service::{ContourFailure, Contourer, MadeStructureSet, Service, objects_of, run};
 use oarlock::settings::ServiceSettings;
+use oarlock::vocabulary::dicom::SopInstanceUid;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -34,7 +35,7 @@ const BE_A_NODE: &str = "OARLOCK_TEST_NODE";
 const CONTOURING: &str = "OARLOCK_TEST_CONTOURING_MS";
 /// How long the structure sets are that it makes, bytes.
 const RESULT: &str = "OARLOCK_TEST_RESULT_BYTES";
-const LONG: Duration = Duration::from_secs(120);
+pub(crate) const LONG: Duration = Duration::from_secs(120);
 const SLICES: std::ops::RangeInclusive<usize> = 4..=7;
 
 /// Takes a moment, reads every instance, and mints a new SOP Instance UID each time it is asked.
@@ -115,7 +116,7 @@ impl Bucket {
     }
 
     /// The folder of what nodes keep.
-    fn objects(&self) -> PathBuf {
+    pub(crate) fn objects(&self) -> PathBuf {
         self.folder.join("oarlock/site")
     }
 }
@@ -178,7 +179,7 @@ impl Node {
         asked().unwrap_or_default()
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let mut process = self.process.take().unwrap();
         process.0.kill().unwrap();
         process.0.wait().unwrap();
@@ -214,6 +215,8 @@ pub(crate) struct Plan {
     pub(crate) peers: Option<Vec<String>>,
     /// Whether the server logs every statement.
     pub(crate) log_statements: bool,
+    /// Lines of settings besides.
+    pub(crate) settings: String,
 }
 
 impl Default for Plan {
@@ -227,6 +230,7 @@ impl Default for Plan {
             result_bytes: 0,
             peers: None,
             log_statements: false,
+            settings: String::new(),
         }
     }
 }
@@ -286,10 +290,11 @@ impl Cluster {
                      store:\n  lease_s: {lease_s}\n  postgres: {{url_file: {url}}}\n  s3: {{endpoint: 'http://127.0.0.1:{1}', \
                      bucket: oarlock, prefix: site, access_key_file: {access}, secret_key_file: {secret}}}\n\
                      delivery: {{connect_timeout_s: 1, answer_timeout_s: 1, first_retry_s: 0.05, longest_retry_s: 0.2}}\n\
-                     destinations: [{2}]\n{keep}",
+                     destinations: [{2}]\n{keep}{3}",
                     folder.path().display(),
                     bucket.port,
-                    peers.join(", ")
+                    peers.join(", "),
+                    plan.settings
                 );
                 Node {
                     settings: file(&format!("node{n}.yaml"), &text).into(),
@@ -305,7 +310,7 @@ impl Cluster {
         Some(Self { nodes, destinations, bucket, database, folder })
     }
 
-    fn addresses(&self) -> Vec<SocketAddr> {
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.nodes.iter().map(|node| node.address).collect()
     }
 
@@ -319,7 +324,7 @@ impl Cluster {
         })
     }
 
-    fn jobs(&self) -> Vec<JobDetail> {
+    pub(crate) fn jobs(&self) -> Vec<JobDetail> {
         self.stored(all_jobs)
     }
 
@@ -375,7 +380,7 @@ impl Cluster {
 /// Instances that were answered with success, with their data sets, by series.
 type Acknowledged = Mutex<BTreeMap<String, BTreeMap<String, Vec<u8>>>>;
 
-fn slices(series: &str, n: usize) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn slices(series: &str, n: usize) -> Vec<(String, Vec<u8>)> {
     let slice = |k: usize| {
         let uid = format!("{series}.{k}");
         let bytes = data_set(CT, series, &uid, 2.5 * k as f64, u8::try_from(1 + k % 250).unwrap());
@@ -719,10 +724,12 @@ fn other_content_at_another_node_goes_to_quarantine_and_the_commands_see_the_clu
     // A database that knows nothing any more: everything is found again, and nothing goes out twice.
     cluster.database.sql(
         "DELETE FROM history; DELETE FROM deliveries; DELETE FROM jobs; DELETE FROM versions; DELETE FROM arrivals; \
-         DELETE FROM receivers; DELETE FROM series",
+         DELETE FROM receivers; DELETE FROM series; DELETE FROM places",
     );
     let (is_fine, recovered) = oarlock(&["jobs", "--config", &config, "recover"]);
     assert!(is_fine && recovered.contains(series), "{recovered}");
+    let known = [SopInstanceUid::parse(&uid).unwrap()].into();
+    assert_eq!(cluster.stored(async |store| store.places(&known).await.unwrap()).len(), 1);
     cluster.require_everything_once(&acknowledged);
     let settings = ServiceSettings::load(&cluster.nodes[0].settings).unwrap();
     let quarantine = Quarantine::of_bucket(objects_of(settings.store.as_ref().unwrap()).unwrap());

@@ -1,7 +1,7 @@
 //! Storage commitment as SCP: scanners and archives ask us whether we keep what they sent (PS3.4 J).
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use crate::destinations::orthanc;
 use crate::service::{contourer, job};
 use crate::support::free_port;
 use crate::wire::{
-    CT, EXPLICIT, LIMIT, Request, Wire, all_files, data_set, element, item, pdu, pdv, service, wait_for,
+    CT, EXPLICIT, LIMIT, RTSTRUCT, Request, Wire, all_files, data_set, element, item, pdu, pdv, service,
+    wait_for, wait_within,
 };
 
 fn sequence(group: u16, number: u16, items: &[Vec<u8>]) -> Vec<u8> {
@@ -36,10 +37,16 @@ fn uid(group: u16, number: u16, text: &str) -> Vec<u8> {
 }
 
 /// N-ACTION on context 3 that asks for CT images.
-fn question(transaction: &str, instances: &[&str]) -> Vec<u8> {
+pub(crate) fn question(transaction: &str, instances: &[&str]) -> Vec<u8> {
+    let of_ct: Vec<_> = instances.iter().map(|instance| (CT, *instance)).collect();
+    question_of(transaction, &of_ct)
+}
+
+/// The same of any class.
+pub(crate) fn question_of(transaction: &str, instances: &[(&str, &str)]) -> Vec<u8> {
     let items: Vec<_> = instances
         .iter()
-        .map(|instance| [uid(0x08, 0x1150, CT), uid(0x08, 0x1155, instance)].concat())
+        .map(|(class, instance)| [uid(0x08, 0x1150, class), uid(0x08, 0x1155, instance)].concat())
         .collect();
     let data_set = [uid(0x08, 0x1195, transaction), sequence(0x08, 0x1199, &items)].concat();
     ask(&data_set)
@@ -50,8 +57,13 @@ fn ask(data_set: &[u8]) -> Vec<u8> {
 }
 
 fn asking(service: &oarlock::service::Service) -> Wire {
-    let mut wire = Wire::connect(service.address());
-    let contexts = vec![(1, CT, EXPLICIT), (3, STORAGE_COMMITMENT, EXPLICIT)];
+    asking_at(service.address())
+}
+
+/// An association with CT images on context 1, storage commitment on 3, and structure sets on 5.
+pub(crate) fn asking_at(address: SocketAddr) -> Wire {
+    let mut wire = Wire::connect(address);
+    let contexts = vec![(1, CT, EXPLICIT), (3, STORAGE_COMMITMENT, EXPLICIT), (5, RTSTRUCT, EXPLICIT)];
     wire.send(&Request { contexts, ..Request::default() }.bytes());
     assert_eq!(wire.next().unwrap().0, 2);
     wire
@@ -64,13 +76,27 @@ fn send(wire: &mut Wire, uids: &[&str]) {
 }
 
 /// Command and data set of a report; the command is answered by the second of what this gives.
-struct Report {
-    event_type: u16,
-    data_set: Vec<u8>,
-    answer: Vec<u8>,
+pub(crate) struct Report {
+    pub(crate) event_type: u16,
+    pub(crate) data_set: Vec<u8>,
+    pub(crate) answer: Vec<u8>,
 }
 
-fn report(mut next: impl FnMut() -> Option<(u8, Vec<u8>)>) -> Report {
+impl Report {
+    /// With which Failure Reason an instance is not kept; `None` where it is.
+    pub(crate) fn reason_of(&self, instance: &str) -> Option<u16> {
+        let failed = self.data_set.windows(4).position(|w| w == [0x08, 0x00, 0x98, 0x11])?;
+        let after = &self.data_set[failed..];
+        let mut value = instance.as_bytes().to_vec();
+        value.resize(instance.len().next_multiple_of(2), 0);
+        let at = after.windows(value.len()).position(|w| w == value)? + value.len();
+        let reason = after[at..].windows(4).position(|w| w == [0x08, 0x00, 0x97, 0x11])?;
+        let value = &after[at + reason + 8..];
+        Some(u16::from_le_bytes([value[0], value[1]]))
+    }
+}
+
+pub(crate) fn report(mut next: impl FnMut() -> Option<(u8, Vec<u8>)>) -> Report {
     let (mut command, mut data_set) = (Vec::new(), Vec::new());
     loop {
         let (kind, body) = next().expect("a report");
@@ -138,35 +164,52 @@ fn a_report_comes_over_the_association_that_asked_and_says_what_is_not_here() {
     running.stop();
 }
 
-/// Takes one association by hand, as the scanner that was told to listen there, and gives the report.
-fn take_report(listener: &TcpListener) -> Report {
-    let mut socket = listener.accept().unwrap().0;
-    socket.set_read_timeout(Some(LIMIT)).unwrap();
-    let next = |socket: &mut std::net::TcpStream| {
-        let mut header = [0; 6];
-        socket.read_exact(&mut header).ok()?;
-        let length = u32::from_be_bytes(header[2..].try_into().unwrap());
-        let mut body = vec![0; length as usize];
-        socket.read_exact(&mut body).ok()?;
-        Some((header[0], body))
-    };
-    let (kind, request) = next(&mut socket).unwrap();
-    assert_eq!(kind, 1);
-    // Role selection (PS3.7 D.3.3.4): not the SCU, the SCP.
-    let role = [&[0, 20][..], STORAGE_COMMITMENT.as_bytes(), &[0, 1]].concat();
-    assert!(request.windows(role.len()).any(|w| w == role), "no role is proposed");
-    let implicit = "1.2.840.10008.1.2";
-    let accepted = item(0x21, &[vec![1, 0, 0, 0], item(0x40, implicit.as_bytes())].concat());
-    let rejected = item(0x21, &[vec![3, 0, 4, 0], item(0x40, implicit.as_bytes())].concat());
-    let context = item(0x10, b"1.2.840.10008.3.1.1.1");
-    let about = item(0x50, &[item(0x51, &16_384_u32.to_be_bytes()), item(0x52, b"1.2.3")].concat());
-    let body = [&[0, 1, 0, 0][..], &request[4..68], &context, &accepted, &rejected, &about].concat();
-    socket.write_all(&pdu(2, &body)).unwrap();
-    let report = report(|| next(&mut socket));
-    socket.write_all(&pdu(4, &pdv(1, 3, &report.answer))).unwrap();
-    assert_eq!(next(&mut socket).unwrap().0, 5, "a release");
-    socket.write_all(&pdu(6, &[0; 4])).unwrap();
-    report
+/// A report over an association of the service's, by hand, as the scanner that was told to listen there.
+pub(crate) struct Called {
+    socket: TcpStream,
+    pub(crate) report: Report,
+}
+
+fn next_of(socket: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
+    let mut header = [0; 6];
+    socket.read_exact(&mut header).ok()?;
+    let length = u32::from_be_bytes(header[2..].try_into().unwrap());
+    let mut body = vec![0; length as usize];
+    socket.read_exact(&mut body).ok()?;
+    Some((header[0], body))
+}
+
+impl Called {
+    /// Takes one association up to its report.
+    pub(crate) fn wait(listener: &TcpListener) -> Self {
+        listener.set_nonblocking(true).unwrap();
+        let mut socket = wait_within(LIMIT * 2, "a call", || listener.accept().ok()).0;
+        listener.set_nonblocking(false).unwrap();
+        socket.set_nonblocking(false).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        let (kind, request) = next_of(&mut socket).unwrap();
+        assert_eq!(kind, 1);
+        // Role selection (PS3.7 D.3.3.4): not the SCU, the SCP.
+        let role = [&[0, 20][..], STORAGE_COMMITMENT.as_bytes(), &[0, 1]].concat();
+        assert!(request.windows(role.len()).any(|w| w == role), "no role is proposed");
+        let implicit = "1.2.840.10008.1.2";
+        let accepted = item(0x21, &[vec![1, 0, 0, 0], item(0x40, implicit.as_bytes())].concat());
+        let rejected = item(0x21, &[vec![3, 0, 4, 0], item(0x40, implicit.as_bytes())].concat());
+        let context = item(0x10, b"1.2.840.10008.3.1.1.1");
+        let about = item(0x50, &[item(0x51, &16_384_u32.to_be_bytes()), item(0x52, b"1.2.3")].concat());
+        let body = [&[0, 1, 0, 0][..], &request[4..68], &context, &accepted, &rejected, &about].concat();
+        socket.write_all(&pdu(2, &body)).unwrap();
+        let report = report(|| next_of(&mut socket));
+        Self { socket, report }
+    }
+
+    /// Says that the report was taken, and gives it.
+    pub(crate) fn answer(mut self) -> Report {
+        self.socket.write_all(&pdu(4, &pdv(1, 3, &self.report.answer))).unwrap();
+        assert_eq!(next_of(&mut self.socket).unwrap().0, 5, "a release");
+        self.socket.write_all(&pdu(6, &[0; 4])).unwrap();
+        self.report
+    }
 }
 
 #[test]
@@ -194,7 +237,7 @@ fn a_scanner_that_has_hung_up_is_called_back_even_after_a_restart() {
     let running = service(folder.path(), None, called_back);
     // The first call is hung up on.
     drop(listener.accept().unwrap());
-    let report = take_report(&listener);
+    let report = Called::wait(&listener).answer();
     assert_eq!(report.event_type, 2);
     assert!(holds(&report.data_set, "1.2.9001") && holds(&report.data_set, "1.2.69"));
     wait_for("the question to be forgotten", || (waiting(folder.path()) == 0).then_some(()));

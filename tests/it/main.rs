@@ -16,6 +16,7 @@ mod audit;
 mod backup;
 mod cli;
 mod cluster;
+mod cluster_commitment;
 mod commitment;
 mod completion;
 mod conformance;

@@ -114,10 +114,16 @@ impl Server {
 
     /// Runs statements as a person would.
     pub(crate) fn sql(&self, sql: &str) {
+        drop(self.ask(sql));
+    }
+
+    /// What a statement gives, without heads.
+    pub(crate) fn ask(&self, sql: &str) -> String {
         let beside = self.programs.join("psql");
         let mut psql = command(if beside.is_file() { &beside } else { Path::new("psql") });
-        let done = psql.args(["-v", "ON_ERROR_STOP=1", "-c", sql, &self.url()]).output().unwrap();
+        let done = psql.args(["-v", "ON_ERROR_STOP=1", "-Atc", sql, &self.url()]).output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap()
     }
 }
 

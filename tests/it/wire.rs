@@ -251,8 +251,12 @@ fn padded(text: &str, with: u8) -> Vec<u8> {
 }
 
 pub(crate) fn store_command(uid: &str) -> Vec<u8> {
+    store_command_of(CT, uid)
+}
+
+pub(crate) fn store_command_of(class: &str, uid: &str) -> Vec<u8> {
     [
-        implicit(2, &padded(CT, 0)),
+        implicit(2, &padded(class, 0)),
         implicit(0x100, &[1, 0]),
         implicit(0x110, &[9, 0]),
         implicit(0x800, &[0, 0]),

@@ -11,11 +11,13 @@ mod listener;
 pub(crate) mod part10;
 pub(crate) mod pdu;
 mod pledges;
+mod questions;
 pub(crate) mod receiver;
 mod shared;
 mod spool;
 mod stored;
 mod tally;
+mod whereabouts;
 mod witness;
 
 pub use data_set::DataSetError;
@@ -24,11 +26,13 @@ pub use listener::{
 };
 pub use part10::Part10Error;
 pub use pdu::PduError;
-pub use pledges::{CommitmentReport, Pledge, PledgeError, Pledges, SeriesHint, Waiting};
+pub use pledges::{CommitmentReport, Pledges, SeriesHint};
+pub use questions::{AFTER_THE_ANSWER, Due, Pledge, PledgeError, Questions};
 pub use receiver::FragmentError;
 pub(crate) use shared::series_of_file;
 pub use shared::{Announced, Announcer};
 pub use spool::{OnDisk, Spool, SpoolError, SpoolLimits, free_mb};
 pub use stored::{Clue, StoredInstance};
+pub use whereabouts::{Finder, Whereabouts};
 pub(crate) use witness::study_of_file;
 pub use witness::{IngestEvent, StudyOf, Witness};

@@ -2,17 +2,11 @@
 //!
 //! Comes in: the data set of an N-ACTION. Goes out: a question that is durable before the N-ACTION is answered with
 //! success, and later the report on it, which says what is on disk at that moment.
-//!
-//! ```text
-//! commitments/TRANSACTION-UID.json   asked, and the report has not been taken yet
-//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use dicom_core::value::DataSetSequence;
 use dicom_core::{DataElement, PrimitiveValue, VR};
@@ -20,17 +14,17 @@ use dicom_dictionary_std::tags;
 use dicom_encoding::transfer_syntax::TransferSyntaxIndex;
 use dicom_object::InMemDicomObject;
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::spool::{Spool, SpoolError, make_folder, sync_folder, write_durably};
+use super::questions::{Pledge, PledgeError, QuestionFolder, Questions, Reference};
+use super::shared::Shared;
+use super::spool::Spool;
+use super::whereabouts::{Finder, Found};
 use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::dicom::attribute::Attributes;
 use crate::vocabulary::dicom::dimse::ActionStatus;
 use crate::vocabulary::dicom::instance::{InstanceLimits, parse_data_set};
-use crate::vocabulary::dicom::{
-    AeTitle, SeriesInstanceUid, SopClassUid, SopInstanceUid, TransactionUid, TransferSyntaxUid,
-};
+use crate::vocabulary::dicom::{AeTitle, SeriesInstanceUid, TransactionUid, TransferSyntaxUid};
 
 /// The longest question, bytes: a reference takes some 150.
 const LONGEST_QUESTION: usize = 2_000_000;
@@ -52,35 +46,14 @@ const FEWEST_OF_A_SERIES: u32 = 4;
 const NO_SUCH_OBJECT: u16 = 0x0112;
 /// Failure Reason: it is here as an instance of another class.
 const CLASS_INSTANCE_CONFLICT: u16 = 0x0119;
-/// Failure Reason: the disk does not say.
+/// Failure Reason: the disk or the bucket does not say.
 const PROCESSING_FAILURE: u16 = 0x0110;
 
-/// An instance that is asked about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Reference {
-    class: SopClassUid,
-    instance: SopInstanceUid,
-}
-
-/// A question that was answered with success.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pledge {
-    /// Names the question and its report.
-    pub transaction_uid: TransactionUid,
-    /// Who asked.
-    pub calling_ae_title: AeTitle,
-    /// When, ms since 1970.
-    pub asked_ms: i64,
-    references: Vec<Reference>,
-}
-
-/// How it is kept.
-#[derive(Serialize, Deserialize)]
-struct InFile {
-    calling_ae_title: String,
-    asked_ms: i64,
-    /// SOP Class UID and SOP Instance UID.
-    references: Vec<(String, String)>,
+/// Whether a question is kept now, or was before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    New,
+    Before,
 }
 
 /// What is kept and what is not (PS3.4 J.3.3).
@@ -101,31 +74,13 @@ pub struct SeriesHint {
     pub n_instances: u32,
 }
 
-/// Why a question is not kept or a report not made.
-#[derive(Debug, thiserror::Error)]
-pub enum PledgeError {
-    /// The disk.
-    #[error("a question about storage commitment cannot be kept")]
-    Spool(#[source] SpoolError),
-    /// A file of ours is gone or damaged.
-    #[error(
-        "{path} cannot be read: remove it, and have the storage commitment that it is named after asked for again"
-    )]
-    Foreign {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
-
 /// The questions whose report has not been taken yet.
 #[derive(Debug)]
 pub struct Pledges {
-    folder: PathBuf,
+    questions: Arc<dyn Questions>,
     spool: Arc<Spool>,
-    waiting: Mutex<BTreeMap<TransactionUid, Waiting>>,
+    /// Where the instances lie in a bucket.
+    finder: Option<Finder>,
     /// Who gets the report over an association of ours; all others get it over the one that asked.
     called_back: Mutex<BTreeSet<AeTitle>>,
     /// One question is read and written at a time, so that their memory is bounded.
@@ -133,26 +88,8 @@ pub struct Pledges {
     hints: mpsc::Sender<SeriesHint>,
 }
 
-/// A question whose report has not been taken yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
-    /// Who asked.
-    pub calling_ae_title: AeTitle,
-    /// When, ms since 1970.
-    pub asked_ms: i64,
-    /// Since when this process knows of it.
-    pub since: Instant,
-}
-
-impl Waiting {
-    fn of(pledge: &Pledge) -> Self {
-        let (calling_ae_title, asked_ms) = (pledge.calling_ae_title.clone(), pledge.asked_ms);
-        Self { calling_ae_title, asked_ms, since: Instant::now() }
-    }
-}
-
 impl Pledges {
-    /// Opens or makes the folder, and takes over what an earlier process had not reported.
+    /// Of this node: opens or makes their folder, and takes over what an earlier process had not reported.
     ///
     /// # Errors
     /// [`PledgeError`] where the folder cannot be used.
@@ -160,35 +97,27 @@ impl Pledges {
         data_folder: &Path,
         spool: Arc<Spool>,
     ) -> Result<(Self, mpsc::Receiver<SeriesHint>), PledgeError> {
-        let folder = data_folder.join("commitments");
-        make_folder(&folder).map_err(PledgeError::Spool)?;
+        Ok(Self::over(Arc::new(QuestionFolder::open(data_folder)?), spool, None))
+    }
+
+    /// Of several nodes, that share questions and a bucket.
+    #[must_use]
+    pub fn shared(
+        questions: Arc<dyn Questions>,
+        spool: Arc<Spool>,
+        finder: Finder,
+    ) -> (Self, mpsc::Receiver<SeriesHint>) {
+        Self::over(questions, spool, Some(finder))
+    }
+
+    fn over(
+        questions: Arc<dyn Questions>,
+        spool: Arc<Spool>,
+        finder: Option<Finder>,
+    ) -> (Self, mpsc::Receiver<SeriesHint>) {
         let (hints, hinted) = mpsc::channel(HINTS);
-        let failed = |source| {
-            PledgeError::Spool(SpoolError::Io { operation: "reading", path: folder.clone(), source })
-        };
-        let mut waiting = BTreeMap::new();
-        for entry in fs::read_dir(&folder).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            let uid = path.file_stem().and_then(|stem| stem.to_str()).and_then(|uid| uid.parse().ok());
-            match (path.extension().and_then(|extension| extension.to_str()), uid) {
-                (Some("json"), Some(uid)) => match read(&folder, &uid) {
-                    Ok(pledge) => drop(waiting.insert(uid, Waiting::of(&pledge))),
-                    Err(error) => tracing::error!(error = with_causes(&error), "left alone"),
-                },
-                // Nobody was told success.
-                (Some("part"), _) => drop(fs::remove_file(&path)),
-                _ => tracing::warn!(path = %path.display(), "not one of our files; left alone"),
-            }
-        }
-        let pledges = Self {
-            folder,
-            spool,
-            waiting: Mutex::new(waiting),
-            called_back: Mutex::default(),
-            taking: Mutex::new(()),
-            hints,
-        };
-        Ok((pledges, hinted))
+        let (called_back, taking) = (Mutex::default(), Mutex::default());
+        (Self { questions, spool, finder, called_back, taking, hints }, hinted)
     }
 
     /// Keeps a question, durably, or says why not. The same question again changes nothing. Blocks.
@@ -198,10 +127,6 @@ impl Pledges {
         data_set: Vec<u8>,
         transfer_syntax: &TransferSyntaxUid,
     ) -> Result<TransactionUid, ActionStatus> {
-        // A bucket does not say in which series an instance is.
-        if self.spool.is_shared() {
-            return Err(ActionStatus::ProcessingFailure);
-        }
         let _one_at_a_time = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
         if data_set.len() > LONGEST_QUESTION {
             return Err(ActionStatus::ResourceLimitation);
@@ -219,56 +144,41 @@ impl Pledges {
             asked_ms: i64::try_from(asked_ms).unwrap_or(i64::MAX),
             references,
         };
-        let of_one = |waiting: &Waiting| waiting.calling_ae_title == *calling;
-        let (n_waiting, n_of_one) = {
-            let waiting = self.waiting();
-            (waiting.len(), waiting.values().filter(|waiting| of_one(waiting)).count())
-        };
-        if self.waiting().contains_key(&transaction_uid) {
-            let is_same = read(&self.folder, &transaction_uid).is_ok_and(|known| {
-                known.calling_ae_title == *calling && known.references == pledge.references
-            });
-            return if is_same { Ok(transaction_uid) } else { Err(ActionStatus::DuplicateTransaction) };
-        }
-        if n_waiting >= MOST_WAITING || n_of_one >= MOST_WAITING_OF_ONE {
-            return Err(ActionStatus::ResourceLimitation);
-        }
-        if let Err(error) = self.keep(&pledge) {
+        let kept = self.keep(&pledge).unwrap_or_else(|error| {
             tracing::error!(%calling, error = with_causes(&error), "a question about storage commitment cannot be kept");
-            return Err(ActionStatus::ProcessingFailure);
+            Err(ActionStatus::ProcessingFailure)
+        });
+        if kept? == Kept::New && self.finder.is_none() {
+            self.hint(pledge.references.iter().map(|r| self.spool.series_of(&r.instance)));
         }
-        self.waiting().insert(transaction_uid.clone(), Waiting::of(&pledge));
-        self.hint(&pledge);
         Ok(transaction_uid)
     }
 
-    fn keep(&self, pledge: &Pledge) -> Result<(), SpoolError> {
-        let text = |r: &Reference| (r.class.to_string(), r.instance.to_string());
-        let file = InFile {
-            calling_ae_title: pledge.calling_ae_title.to_string(),
-            asked_ms: pledge.asked_ms,
-            references: pledge.references.iter().map(text).collect(),
+    fn keep(&self, pledge: &Pledge) -> Result<Result<Kept, ActionStatus>, PledgeError> {
+        let Pledge { transaction_uid, calling_ae_title: calling, references, .. } = pledge;
+        let same_or_not = |known: Pledge| {
+            let is_same = known.calling_ae_title == *calling && known.references == *references;
+            if is_same { Ok(Kept::Before) } else { Err(ActionStatus::DuplicateTransaction) }
         };
-        let json = serde_json::to_vec(&file).expect("texts and a number have a JSON form");
-        let path = path_of(&self.folder, &pledge.transaction_uid);
-        let temporary = path.with_extension("part");
-        let failed = |operation, path: &Path| {
-            let path = path.to_owned();
-            move |source| SpoolError::Io { operation, path, source }
-        };
-        if temporary.exists() {
-            fs::remove_file(&temporary).map_err(failed("removing", &temporary))?;
+        if let Some(known) = self.questions.read(transaction_uid)? {
+            return Ok(same_or_not(known));
         }
-        write_durably(&temporary, &[&json])?;
-        fs::rename(&temporary, &path).map_err(failed("renaming", &temporary))?;
-        sync_folder(&self.folder)
+        let (n_waiting, n_of_one) = self.questions.count(calling)?;
+        if n_waiting >= MOST_WAITING || n_of_one >= MOST_WAITING_OF_ONE {
+            return Ok(Err(ActionStatus::ResourceLimitation));
+        }
+        if self.questions.keep(pledge)? {
+            return Ok(Ok(Kept::New));
+        }
+        // Another node was faster.
+        Ok(self.questions.read(transaction_uid)?.map_or(Err(ActionStatus::DuplicateTransaction), same_or_not))
     }
 
-    /// Tells the gathering which series are whole by this question: all that it asks for is here.
-    fn hint(&self, pledge: &Pledge) {
+    /// Tells the gathering which series are whole by a question: all that it asks for is here.
+    fn hint(&self, of_references: impl Iterator<Item = Option<SeriesInstanceUid>>) {
         let mut n_instances: BTreeMap<SeriesInstanceUid, u32> = BTreeMap::new();
-        for reference in &pledge.references {
-            let Some(series) = self.spool.series_of(&reference.instance) else { return };
+        for series in of_references {
+            let Some(series) = series else { return };
             *n_instances.entry(series).or_default() += 1;
         }
         n_instances.retain(|_, n| *n >= FEWEST_OF_A_SERIES);
@@ -279,45 +189,74 @@ impl Pledges {
         }
     }
 
-    /// The questions whose report has not been taken yet.
+    /// Where the questions lie.
     #[must_use]
-    pub fn all(&self) -> BTreeMap<TransactionUid, Waiting> {
-        self.waiting().clone()
+    pub fn questions(&self) -> Arc<dyn Questions> {
+        Arc::clone(&self.questions)
     }
 
-    /// A question and the report on it: what is on disk now. Blocks.
+    /// The report on a question: what is durable now. Blocks.
     ///
     /// # Errors
-    /// [`PledgeError`] where the question cannot be read any more.
-    pub fn report(
-        &self,
-        transaction_uid: &TransactionUid,
-    ) -> Result<(Pledge, CommitmentReport), PledgeError> {
-        let pledge = read(&self.folder, transaction_uid)?;
+    /// [`PledgeError`] where the question cannot be read any more, or nobody says what is there.
+    pub fn report(&self, transaction_uid: &TransactionUid) -> Result<CommitmentReport, PledgeError> {
+        let pledge = self.questions.read(transaction_uid)?.ok_or(PledgeError::Gone)?;
+        let outcomes = match (&self.finder, &self.spool.shared) {
+            (Some(finder), Some(shared)) => self.outcomes_in(shared, finder, &pledge)?,
+            _ => pledge.references.iter().map(|reference| self.outcome(reference)).collect(),
+        };
         let (mut kept, mut failed) = (Vec::new(), Vec::new());
-        for reference in &pledge.references {
-            match self.spool.class_of(&reference.instance) {
-                Ok(Some(class)) if class == reference.class => kept.push(reference.clone()),
-                Ok(Some(_other)) => failed.push((reference.clone(), CLASS_INSTANCE_CONFLICT)),
-                Ok(None) => failed.push((reference.clone(), NO_SUCH_OBJECT)),
-                Err(error) => {
-                    tracing::error!(error = with_causes(&error), "an instance cannot be committed");
-                    failed.push((reference.clone(), PROCESSING_FAILURE));
-                }
+        for (reference, outcome) in pledge.references.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(()) => kept.push(reference),
+                Err(reason) => failed.push((reference, reason)),
             }
         }
-        let report = CommitmentReport { transaction_uid: transaction_uid.clone(), kept, failed };
-        Ok((pledge, report))
+        Ok(CommitmentReport { transaction_uid: transaction_uid.clone(), kept, failed })
+    }
+
+    /// Of an instance on disk: kept, or Failure Reason.
+    fn outcome(&self, reference: &Reference) -> Result<(), u16> {
+        match self.spool.class_of(&reference.instance) {
+            Ok(Some(class)) if class == reference.class => Ok(()),
+            Ok(Some(_other)) => Err(CLASS_INSTANCE_CONFLICT),
+            Ok(None) => Err(NO_SUCH_OBJECT),
+            Err(error) => {
+                tracing::error!(error = with_causes(&error), "an instance cannot be committed");
+                Err(PROCESSING_FAILURE)
+            }
+        }
+    }
+
+    /// The same of instances in the bucket. The gathering is told here, since only now it is known where they are.
+    fn outcomes_in(
+        &self,
+        shared: &Shared,
+        finder: &Finder,
+        pledge: &Pledge,
+    ) -> Result<Vec<Result<(), u16>>, PledgeError> {
+        let instances = pledge.references.iter().map(|reference| reference.instance.clone()).collect();
+        let Found { places, is_all } = shared.find(finder, &instances)?;
+        let outcome = |reference: &Reference| match places.get(&reference.instance) {
+            Some(places) if places.iter().any(|(_, class)| class.as_ref() == Some(&reference.class)) => {
+                Ok(())
+            }
+            Some(places) if places.iter().any(|(_, class)| class.is_some()) => Err(CLASS_INSTANCE_CONFLICT),
+            None if is_all => Err(NO_SUCH_OBJECT),
+            _ => Err(PROCESSING_FAILURE),
+        };
+        let series =
+            |reference: &Reference| places.get(&reference.instance)?.first().map(|(uid, _)| uid.clone());
+        self.hint(pledge.references.iter().map(series));
+        Ok(pledge.references.iter().map(outcome).collect())
     }
 
     /// The report was taken, or is given up: the question is forgotten. Blocks.
     pub fn forget(&self, transaction_uid: &TransactionUid) {
-        let path = path_of(&self.folder, transaction_uid);
-        if let Err(error) = fs::remove_file(&path) {
-            // It is reported once more after the next start, which does no harm.
-            tracing::warn!(path = %path.display(), %error, "a reported storage commitment cannot be removed");
+        if let Err(error) = self.questions.forget(transaction_uid) {
+            // It is reported once more, which does no harm.
+            tracing::warn!(error = with_causes(&error), "a reported storage commitment cannot be forgotten");
         }
-        self.waiting().remove(transaction_uid);
     }
 
     /// These get the report over an association of ours; all others get it over the one that asked.
@@ -328,10 +267,6 @@ impl Pledges {
     /// Whether the report to this peer goes over an association of ours.
     pub(super) fn is_called_back(&self, calling: &AeTitle) -> bool {
         self.called_back.lock().unwrap_or_else(PoisonError::into_inner).contains(calling)
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<TransactionUid, Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -397,31 +332,11 @@ fn parse(data_set: Vec<u8>, transfer_syntax: &TransferSyntaxUid) -> Option<(Tran
     Some((top.optional_text(tags::TRANSACTION_UID)?.parse().ok()?, references))
 }
 
-/// Every part of the name is ours or a checked UID.
-fn path_of(folder: &Path, transaction_uid: &TransactionUid) -> PathBuf {
-    folder.join(format!("{transaction_uid}.json"))
-}
-
-fn read(folder: &Path, transaction_uid: &TransactionUid) -> Result<Pledge, PledgeError> {
-    let path = path_of(folder, transaction_uid);
-    let foreign = |source| PledgeError::Foreign { path: path.clone(), source };
-    let file: InFile =
-        serde_json::from_slice(&fs::read(&path).map_err(foreign)?).map_err(|error| foreign(error.into()))?;
-    let reference = |(class, instance): &(String, String)| {
-        Some(Reference { class: class.parse().ok()?, instance: instance.parse().ok()? })
-    };
-    let references: Option<Vec<_>> = file.references.iter().map(reference).collect();
-    let (Ok(calling_ae_title), Some(references)) = (file.calling_ae_title.parse(), references) else {
-        return Err(foreign(io::ErrorKind::InvalidData.into()));
-    };
-    let asked_ms = file.asked_ms;
-    Ok(Pledge { transaction_uid: transaction_uid.clone(), calling_ae_title, asked_ms, references })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::pipeline::ingest::commitment::Report;
+    use crate::pipeline::ingest::questions::Waiting;
     use crate::pipeline::ingest::spool::{Incoming, SpoolLimits};
 
     const CT: &str = "1.2.840.10008.5.1.4.1.1.2";
@@ -457,6 +372,7 @@ mod tests {
 
     struct Here {
         folder: tempfile::TempDir,
+        questions: Arc<QuestionFolder>,
         pledges: Pledges,
         hinted: mpsc::Receiver<SeriesHint>,
     }
@@ -482,8 +398,10 @@ mod tests {
             };
             spool.store(&incoming).unwrap();
         }
-        let (pledges, hinted) = Pledges::open(folder.path(), Arc::new(spool)).unwrap();
-        Here { folder, pledges, hinted }
+        let questions = Arc::new(QuestionFolder::open(folder.path()).unwrap());
+        let shown: Arc<dyn Questions> = Arc::<QuestionFolder>::clone(&questions);
+        let (pledges, hinted) = Pledges::over(shown, Arc::new(spool), None);
+        Here { folder, questions, pledges, hinted }
     }
 
     impl Here {
@@ -493,7 +411,7 @@ mod tests {
         }
 
         fn report(&self, transaction: &str) -> (u16, Report) {
-            let (_, report) = self.pledges.report(&transaction.parse().unwrap()).unwrap();
+            let report = self.pledges.report(&transaction.parse().unwrap()).unwrap();
             let bytes = report.encode(&syntax()).unwrap();
             (report.event_type(), Report::parse(&bytes, &syntax()).unwrap())
         }
@@ -523,9 +441,9 @@ mod tests {
         std::fs::write(here.folder.path().join("commitments/1.2.3.part"), "{").unwrap();
         std::fs::write(here.folder.path().join("commitments/1.2.4.json"), "{").unwrap();
         here.pledges.forget(&"1.2.2".parse().unwrap());
-        let (later, _) = Pledges::open(here.folder.path(), Arc::clone(&here.pledges.spool)).unwrap();
-        let waiting: Vec<_> = later.all().into_iter().map(|(uid, w)| (uid, w.calling_ae_title)).collect();
-        assert_eq!(waiting, [("1.2.1".parse().unwrap(), "CT1".parse().unwrap())]);
+        let later = QuestionFolder::open(here.folder.path()).unwrap();
+        assert_eq!(later.waiting().keys().collect::<Vec<_>>(), [&"1.2.1".parse().unwrap()]);
+        assert_eq!(later.count(&"CT1".parse().unwrap()).unwrap(), (1, 1));
         let left: Vec<_> = std::fs::read_dir(here.folder.path().join("commitments")).unwrap().collect();
         assert_eq!(left.len(), 2, "what nobody was told success for goes, what is damaged stays: {left:?}");
     }
@@ -535,7 +453,7 @@ mod tests {
         let here = here(&[("1.7", "1.7.1")]);
         here.ask("1.2.1", &[(CT, "1.7.1")]).unwrap();
         here.ask("1.2.1", &[(CT, "1.7.1")]).unwrap();
-        assert_eq!(here.pledges.all().len(), 1);
+        assert_eq!(here.pledges.questions.count(&"CT1".parse().unwrap()).unwrap(), (1, 1));
         let other = here.ask("1.2.1", &[(CT, "1.7.2")]);
         assert_eq!(other, Err(ActionStatus::DuplicateTransaction));
     }
@@ -551,11 +469,11 @@ mod tests {
         assert_eq!(take(vec![0; LONGEST_QUESTION + 1]), ActionStatus::ResourceLimitation);
         let many: Vec<(&str, &str)> = vec![(CT, "1.7.1"); MOST_REFERENCES + 1];
         assert_eq!(take(question("1.2.1", &many)), ActionStatus::ResourceLimitation);
-        assert!(here.pledges.all().is_empty());
+        let count = |title: &str| here.pledges.questions.count(&title.parse().unwrap()).unwrap();
+        assert_eq!(count("CT1"), (0, 0));
         let wait = |title: &str, n: usize| {
-            let calling_ae_title = title.parse().unwrap();
-            let waiting = Waiting { calling_ae_title, asked_ms: 0, since: Instant::now() };
-            here.pledges.waiting().insert(format!("1.3.{n}").parse().unwrap(), waiting);
+            let waiting = Waiting::new(title.parse().unwrap(), 0);
+            here.questions.waiting().insert(format!("1.3.{n}").parse().unwrap(), waiting);
         };
         (0..MOST_WAITING_OF_ONE).for_each(|n| wait("CT1", n));
         assert_eq!(here.ask("1.2.1", &[(CT, "1.7.1")]), Err(ActionStatus::ResourceLimitation));

@@ -51,7 +51,7 @@ impl fmt::Debug for Announcer {
 /// The bucket, and who is told.
 #[derive(Debug)]
 pub(super) struct Shared {
-    objects: Objects,
+    pub(super) objects: Objects,
     announcer: Announcer,
 }
 
@@ -192,7 +192,7 @@ pub(crate) fn series_of_file(part10: &[u8]) -> Option<SeriesInstanceUid> {
     SeriesInstanceUid::parse(&outline.text(data_set::SERIES_INSTANCE_UID)).ok()
 }
 
-fn name_of(series: &SeriesInstanceUid, instance: &SopInstanceUid) -> String {
+pub(super) fn name_of(series: &SeriesInstanceUid, instance: &SopInstanceUid) -> String {
     format!("instances/{series}/{instance}.dcm")
 }
 
@@ -213,7 +213,7 @@ fn instance(
 }
 
 /// Does the same with each, several at a time; the results in the order of what they are of.
-fn in_parallel<T: Sync, R: Send>(
+pub(super) fn in_parallel<T: Sync, R: Send>(
     of: &[T],
     work: impl Fn(&T) -> Result<R, SpoolError> + Sync,
 ) -> Result<Vec<R>, SpoolError> {

@@ -173,6 +173,15 @@ impl Bucket {
         }
     }
 
+    pub(super) fn get_first(&self, name: &str, n_bytes: u64) -> Result<Option<Vec<u8>>, BucketError> {
+        let (store, path) = (self.store.clone(), self.path(name));
+        match self.run(async move { store.get_range(&path, 0..n_bytes).await })? {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(of_server(error)),
+        }
+    }
+
     pub(super) fn exists(&self, name: &str) -> Result<bool, BucketError> {
         let (store, path) = (self.store.clone(), self.path(name));
         match self.run(async move { store.head(&path).await })? {

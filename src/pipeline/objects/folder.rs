@@ -1,7 +1,7 @@
 //! Objects as files of mode 0600: written beside their place, synced, put in place, and the folder synced.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use tempfile::{NamedTempFile, PersistError};
@@ -31,6 +31,16 @@ pub(super) fn put(path: &Path, bytes: &[u8]) -> Result<(), ObjectError> {
 pub(super) fn get(path: &Path) -> Result<Option<Vec<u8>>, ObjectError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("reading", path)(error)),
+    }
+}
+
+pub(super) fn get_first(path: &Path, n_bytes: u64) -> Result<Option<Vec<u8>>, ObjectError> {
+    let mut bytes = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(n_bytes).read_to_end(&mut bytes));
+    match read {
+        Ok(_) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed("reading", path)(error)),
     }

@@ -137,6 +137,18 @@ impl Objects {
         }
     }
 
+    /// The first bytes of an object, or all of a shorter one; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`ObjectError`].
+    pub fn get_first(&self, name: &str, n_bytes: u64) -> Result<Option<Vec<u8>>, ObjectError> {
+        let name = self.name(name);
+        match &self.place {
+            Place::Folder(folder) => folder::get_first(&folder.join(name), n_bytes),
+            Place::Bucket(bucket) => bucket.get_first(&name, n_bytes).map_err(failed("reading", &name)),
+        }
+    }
+
     /// Whether there is an object of this name.
     ///
     /// # Errors
@@ -251,6 +263,9 @@ mod tests {
         assert_eq!(objects.put_new("b/1.dcm", &[b"fir", b"st"]).unwrap(), Kept::New);
         assert_eq!(objects.put_new("b/1.dcm", &[b"second"]).unwrap(), Kept::Before);
         assert_eq!(objects.get("b/1.dcm").unwrap().unwrap(), b"first");
+        assert_eq!(objects.get_first("b/1.dcm", 3).unwrap().unwrap(), b"fir");
+        assert_eq!(objects.get_first("b/1.dcm", 30).unwrap().unwrap(), b"first");
+        assert_eq!(objects.get_first("b/2.dcm", 3).unwrap(), None);
         objects.put("b/1.dcm", b"third").unwrap();
         objects.put("0.txt", b"x").unwrap();
         let listed = objects.list("").unwrap();

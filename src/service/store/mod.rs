@@ -6,9 +6,11 @@
 //! One SQL text serves both engines. A state changes only by [`Store`]'s own functions, each of which is one
 //! transaction that writes the history too.
 
+mod commitments;
 mod deliveries;
 mod history;
 mod nodes;
+mod places;
 mod series;
 mod states;
 mod view;
@@ -23,6 +25,7 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{Any, AnyPool, AssertSqlSafe, ConnectOptions, Connection, Row, SqlSafeStr, Transaction};
 
+pub use commitments::{DueQuestion, NewQuestion};
 pub(super) use deliveries::add_delivery;
 pub use deliveries::{Delivery, NewDelivery};
 pub use history::HistoryEntry;
@@ -39,10 +42,11 @@ pub const FILE_NAME: &str = "oarlock.sqlite3";
 /// Number, name and text of each migration, in order. A text that is out in the world is never changed.
 ///
 /// A text only adds: nodes of the version before go on while it is applied. docs/operating.md has the rule.
-pub(crate) const MIGRATIONS: [(i64, &str, &str); 3] = [
+pub(crate) const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "begin", include_str!("migrations/0001_begin.sql")),
     (2, "removed", include_str!("migrations/0002_removed.sql")),
     (3, "nodes", include_str!("migrations/0003_nodes.sql")),
+    (4, "commitments", include_str!("migrations/0004_commitments.sql")),
 ];
 
 /// Connections at a time: the worker, the gathering, each destination and the web page hold one for a moment each; of a

@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use sqlx::{Any, AssertSqlSafe, Transaction};
 
+use super::places::place;
 use super::series::{complete, receiving};
 use super::{Engine, NewVersion, Store, StoreError, cell, failed};
-use crate::vocabulary::dicom::SeriesInstanceUid;
+use crate::vocabulary::dicom::{SeriesInstanceUid, SopInstanceUid};
 
 /// What a sign of life brings back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,7 +251,8 @@ impl Store {
         tx.commit().await.map_err(failed("committing"))
     }
 
-    /// Takes the series that are coming in and that nobody else waits for, keeps those that are ours, and gives all.
+    /// Takes the series that are coming in and that nobody else waits for, keeps those that are ours, and gives all, each
+    /// with the number of instances for which its sender has asked for commitment.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -259,7 +261,7 @@ impl Store {
         node: &str,
         until_ms: i64,
         now_ms: i64,
-    ) -> Result<BTreeSet<SeriesInstanceUid>, StoreError> {
+    ) -> Result<BTreeMap<SeriesInstanceUid, Option<u32>>, StoreError> {
         let half_ms = now_ms.saturating_add(until_ms.saturating_sub(now_ms) / 2);
         sqlx::query(
             "UPDATE series SET gatherer = $1, gather_until_ms = $2 WHERE state = 'receiving' AND (gatherer IS NULL \
@@ -272,12 +274,17 @@ impl Store {
         .execute(self.pool())
         .await
         .map_err(failed("taking series"))?;
-        let rows = sqlx::query("SELECT series FROM series WHERE state = 'receiving' AND gatherer = $1")
-            .bind(node.to_owned())
-            .fetch_all(self.pool())
-            .await
-            .map_err(failed("reading the series"))?;
-        rows.iter().map(|row| series_of(cell(row, "series")?)).collect()
+        let rows =
+            sqlx::query("SELECT series, committed FROM series WHERE state = 'receiving' AND gatherer = $1")
+                .bind(node.to_owned())
+                .fetch_all(self.pool())
+                .await
+                .map_err(failed("reading the series"))?;
+        let gathered = |row| {
+            let committed = cell::<Option<i64>>(row, "committed")?.and_then(|n| u32::try_from(n).ok());
+            Ok((series_of(cell(row, "series")?)?, committed))
+        };
+        rows.iter().map(gathered).collect()
     }
 
     /// Numbers of what arrived of the series that a node waits for, by series.
@@ -355,9 +362,12 @@ impl Store {
             return Ok(None);
         }
         let version = complete(&mut tx, new, at_ms).await?;
+        let instances: Vec<SopInstanceUid> =
+            new.instances.iter().map(|instance| instance.sop_instance_uid.clone()).collect();
+        place(&mut tx, new.series, &instances).await?;
         for sql in [
             "DELETE FROM arrivals WHERE series = $1",
-            "UPDATE series SET gatherer = NULL, gather_until_ms = NULL WHERE series = $1",
+            "UPDATE series SET gatherer = NULL, gather_until_ms = NULL, committed = NULL WHERE series = $1",
         ] {
             sqlx::query(sql)
                 .bind(new.series.as_str().to_owned())

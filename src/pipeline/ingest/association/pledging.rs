@@ -47,7 +47,7 @@ impl Talk {
         let (pledges, syntax) = (Arc::clone(&self.shared.options.pledges), syntax.transfer_syntax.clone());
         let asked = transaction.clone();
         let work = move || {
-            let (_, report) = pledges.report(&asked)?;
+            let report = pledges.report(&asked)?;
             Ok::<_, super::super::PledgeError>((report.event_type(), report.encode(&syntax)))
         };
         let (event_type, data_set) = match tokio::task::spawn_blocking(work).await {
