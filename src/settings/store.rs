@@ -95,6 +95,9 @@ impl PostgresInFile {
                 }
                 PostgresAddress::Url(url)
             }
+            (None, Some(_)) if plaintext && self.ca_file.is_some() => {
+                return Err("ca_file is for TLS, plaintext is without: one of the two".to_owned());
+            }
             (None, Some(host)) => {
                 let mut url = Url::parse("postgres://localhost").map_err(|error| error.to_string())?;
                 url.set_host(Some(&host)).map_err(|error| format!("host: {error}"))?;
@@ -103,8 +106,11 @@ impl PostgresInFile {
                     .and_then(|()| url.set_username(self.user.as_deref().unwrap_or("oarlock")));
                 taken.map_err(|()| "host: a name or an address".to_owned())?;
                 url.set_path(self.database.as_deref().unwrap_or("oarlock"));
+                // Who names an authority wants it asked, on this machine too.
                 if let Some(ca_file) = &self.ca_file {
-                    url.query_pairs_mut().append_pair("sslrootcert", &ca_file.to_string_lossy());
+                    let mut query = url.query_pairs_mut();
+                    query.append_pair("sslrootcert", &ca_file.to_string_lossy());
+                    query.append_pair("sslmode", "verify-full");
                 }
                 PostgresAddress::Parts { url, password }
             }
@@ -317,6 +323,7 @@ mod tests {
         );
         assert!(!format!("{far:?}").contains("s3cret"));
         assert!(!parts("127.0.0.1", ", port: 5433").url().unwrap().contains("sslmode"));
+        assert!(parts("127.0.0.1", ", ca_file: /ca.pem").url().unwrap().contains("sslmode=verify-full"));
         assert!(!parts("db", ", plaintext: true").url().unwrap().contains("sslmode"));
         for (text, named) in
             [("postgres://me:pass@db/x?sslmode=prefer", "sslmode=prefer"), ("mysql://db", "postgres://")]
@@ -335,6 +342,7 @@ mod tests {
             ("{url_file: /a, host: db}", "either url_file"),
             ("{url_file: /a, user: me}", "user stands in the URL"),
             ("{host: db, password: x}", "password"),
+            ("{host: db, ca_file: /ca.pem, plaintext: true}", "one of the two"),
         ] {
             let error = postgres(yaml).unwrap_err();
             assert!(error.contains(named), "{yaml}: {error}");

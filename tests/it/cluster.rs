@@ -82,11 +82,11 @@ pub(crate) struct Bucket {
     pub(crate) process: Process,
     program: PathBuf,
     folder: PathBuf,
-    port: u16,
+    pub(crate) port: u16,
 }
 
 impl Bucket {
-    fn start(folder: &Path) -> Option<Self> {
+    pub(crate) fn start(folder: &Path) -> Option<Self> {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/s3/bin/s3s-fs");
         if !program.is_file() {
             assert!(!everything_must_be_here(), "cluster: s3s-fs is not installed; run tests/peers/install");

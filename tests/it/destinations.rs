@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::support::{self, Process, free_port, free_ports, start};
 use crate::wire::{LIMIT, RTSTRUCT, data_set, part10, service, wait_for};
 
-fn destination(yaml: &Value) -> Destination {
+pub(crate) fn destination(yaml: &Value) -> Destination {
     serde_json::from_value::<DestinationSettings>(yaml.clone()).unwrap().to
 }
 
@@ -20,7 +20,7 @@ fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
-fn deliver(to: &Destination, object: &[u8]) -> Result<Receipt, DeliveryError> {
+pub(crate) fn deliver(to: &Destination, object: &[u8]) -> Result<Receipt, DeliveryError> {
     let timeouts = ScuTimeouts { connect: LIMIT, answer: LIMIT };
     run(to.deliver(&"TEST".parse().unwrap(), timeouts, object))
 }
@@ -30,7 +30,7 @@ fn reach(to: &Destination) -> Result<String, DeliveryError> {
     run(to.reach(&"TEST".parse().unwrap(), timeouts))
 }
 
-fn structure_set(uid: &str) -> Vec<u8> {
+pub(crate) fn structure_set(uid: &str) -> Vec<u8> {
     part10(RTSTRUCT, uid, &data_set(RTSTRUCT, "1.2.51", uid, 0.0, 3))
 }
 
@@ -157,6 +157,10 @@ fn stow_over_https_trusts_the_ca_that_is_named_and_no_other() {
     assert_eq!(deliver(&way(Some("ca.pem")), &structure_set("1.2.80")).unwrap(), Receipt::default());
     let system = deliver(&way(None), &structure_set("1.2.80")).unwrap_err();
     assert!(!system.is_permanent(), "{system}");
+    // Another authority than the one that signed.
+    let stranger = crate::pki::Authority::new(folder.path(), "stranger").certificate;
+    let refused = deliver(&way(stranger.to_str()), &structure_set("1.2.81")).unwrap_err();
+    assert!(!refused.is_permanent() && refused.to_string().contains("certificate trusted"), "{refused}");
     let no_file = deliver(&way(Some("san")), &structure_set("1.2.80")).unwrap_err();
     assert!(format!("{no_file:?}").contains("no certificate in it"), "{no_file:?}");
 }

@@ -51,6 +51,7 @@ mod service;
 mod soak;
 mod structures;
 mod support;
+mod tls_peers;
 mod training;
 mod vulnerabilities;
 mod wire;

@@ -17,6 +17,7 @@ use oarlock::service::store::{
 };
 use oarlock::vocabulary::dicom::{SeriesInstanceUid, SopClassUid, SopInstanceUid};
 
+use crate::pki::{Issued, chmod};
 use crate::support::{Process, everything_must_be_here, free_port};
 use crate::wire::{LIMIT, wait_for};
 
@@ -32,7 +33,7 @@ pub(crate) struct Server {
     process: Process,
     programs: PathBuf,
     data: PathBuf,
-    port: u16,
+    pub(crate) port: u16,
 }
 
 impl Drop for Server {
@@ -90,6 +91,21 @@ impl Server {
     pub(crate) fn start_again(&mut self) {
         self.process = run(&self.programs, &self.data, self.port);
         self.wait();
+    }
+
+    /// From now on with TLS, under this certificate.
+    pub(crate) fn speak_tls(&mut self, issued: &Issued) {
+        for (from, name) in [(&issued.certificate, "server.crt"), (&issued.key, "server.key")] {
+            let to = self.data.join(name);
+            std::fs::copy(from, &to).unwrap();
+            chmod(&to, 0o600);
+            if is_root() {
+                assert!(Command::new("chown").arg("postgres").arg(&to).status().unwrap().success());
+            }
+        }
+        self.sql("ALTER SYSTEM SET ssl = on");
+        self.stop();
+        self.start_again();
     }
 
     fn wait(&self) {

@@ -19,11 +19,20 @@ use crate::support::{Process, free_port, peer};
 use crate::wire::{CT, LIMIT, Request, Wire, all_files, ct, files, part10, service, wait_for};
 
 /// A service that speaks TLS, with a certificate of `ours`, for clients with one of `theirs`.
-fn tls_service(folder: &Path, ours: &Issued, clients: ClientCertificates, theirs: &Authority) -> Service {
+pub(crate) fn tls_service(
+    folder: &Path,
+    ours: &Issued,
+    clients: ClientCertificates,
+    theirs: &Authority,
+) -> Service {
     service(folder, None, |s| s.listen.tls = Some(listen_tls(ours, clients, theirs)))
 }
 
-fn listen_tls(ours: &Issued, client_certificates: ClientCertificates, theirs: &Authority) -> ListenTls {
+pub(crate) fn listen_tls(
+    ours: &Issued,
+    client_certificates: ClientCertificates,
+    theirs: &Authority,
+) -> ListenTls {
     ListenTls {
         certificate: ours.certificate.clone(),
         key: ours.key.clone(),

@@ -28,7 +28,7 @@ use crate::pipeline::ingest::data_set::{self, DataSetError, Keep};
 use crate::pipeline::ingest::part10::{self, Part10Error};
 use crate::pipeline::ingest::pdu::{COMMAND, LAST, MAX_P_DATA, PduError, PduStream, kind};
 use crate::pipeline::ingest::receiver::{FragmentError, split_fragment};
-use crate::pipeline::tls::{Socket, TlsClient};
+use crate::pipeline::tls::{Socket, TlsClient, is_refusal};
 use crate::vocabulary::dicom::dimse::{self, InvalidCommand, Response, VERIFICATION};
 use crate::vocabulary::dicom::{
     AeTitle, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Peer, SopClassUid, SopInstanceUid,
@@ -324,7 +324,11 @@ impl Scu {
                 }
             },
         };
-        let broken = |source| ScuError::Pdu { peer: peer.clone(), source };
+        let broken = |source| match source {
+            // In TLS 1.3 a peer refuses our certificate when we take the handshake for done.
+            PduError::Socket(source) if is_refusal(&source) => ScuError::Tls { peer: peer.clone(), source },
+            source => ScuError::Pdu { peer: peer.clone(), source },
+        };
         let mut stream = PduStream::new(socket).map_err(broken)?;
         let request = Pdu::AssociationRQ(request(peer, calling, proposed, as_scp));
         stream.send(&request, timeouts.answer).await.map_err(broken)?;

@@ -70,6 +70,12 @@ pub enum BucketError {
     /// The system gives no threads.
     #[error("the system gives no threads")]
     Threads(#[source] std::io::Error),
+    /// Somebody else answers, or one whose certificate we cannot check.
+    #[error(
+        "the certificate of the object store is not believed: name the authority that signed it as ca_file, and the host \
+         as the certificate does"
+    )]
+    Certificate(#[source] Box<object_store::Error>),
     /// The server, or the way to it.
     #[error("the object store does not do it")]
     Server(#[source] Box<object_store::Error>),
@@ -244,7 +250,10 @@ impl Bucket {
 }
 
 fn of_server(error: object_store::Error) -> BucketError {
-    BucketError::Server(Box::new(error))
+    match tls::is_refusal(&error) {
+        true => BucketError::Certificate(Box::new(error)),
+        false => BucketError::Server(Box::new(error)),
+    }
 }
 
 fn payload(parts: &[&[u8]]) -> PutPayload {

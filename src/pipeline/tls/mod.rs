@@ -8,6 +8,7 @@ mod files;
 mod server;
 mod socket;
 
+use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -73,6 +74,25 @@ pub enum TlsError {
     /// The system's list of authorities cannot be used.
     #[error("the system's certificate authorities cannot be used: name a file of authorities")]
     System(#[source] rustls::Error),
+}
+
+/// Whether an error is, or comes from, a handshake that one of both sides refused: in most cases it does not believe the
+/// other's certificate.
+pub(crate) fn is_refusal(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) =
+            error.downcast_ref()
+        {
+            return true;
+        }
+        // What an I/O error wraps is not its source.
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    false
 }
 
 /// What libraries that ask the process for its TLS get; the first call counts.

@@ -36,6 +36,8 @@ pub use states::{DeliveryState, IllegalMove, JobState, SeriesState};
 pub(crate) use states::{State, require_legal};
 pub use view::{JobDetail, JobFilter, JobSummary, VersionDetail};
 
+use crate::pipeline::tls::is_refusal;
+
 /// Name of the SQLite file under the data folder.
 pub const FILE_NAME: &str = "oarlock.sqlite3";
 
@@ -77,6 +79,18 @@ pub enum StoreError {
         "the database {place} cannot be reached: does the server run, and are its address, user, password and database right?"
     )]
     Reach {
+        /// Which, without the password.
+        place: String,
+        /// Why.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// No TLS with the server, or with somebody else in its place.
+    #[error(
+        "no TLS with the database {place}: does it speak TLS (ssl = on), is the authority that signed its certificate \
+         named (store.postgres.ca_file, in a URL sslrootcert), and is the certificate for this host?"
+    )]
+    Tls {
         /// Which, without the password.
         place: String,
         /// Why.
@@ -228,6 +242,9 @@ impl Store {
         DRIVERS.call_once(sqlx::any::install_default_drivers);
         let failed = |source| match place {
             Place::File(_) => StoreError::Open { place: place.to_string(), source },
+            Place::Server(_) if matches!(source, sqlx::Error::Tls(_)) || is_refusal(&source) => {
+                StoreError::Tls { place: place.to_string(), source }
+            }
             Place::Server(_) => StoreError::Reach { place: place.to_string(), source },
         };
         let (engine, connections, url) = match place {
