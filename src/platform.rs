@@ -70,7 +70,9 @@ pub(crate) fn is_same_file(one: &Metadata, other: &Metadata) -> bool {
 pub(crate) fn free_bytes(folder: &Path) -> io::Result<u64> {
     #[cfg(unix)]
     let free = rustix::fs::statvfs(folder).map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))?;
-    #[cfg(not(unix))]
+    #[cfg(windows)]
+    let free = fs4::available_space(folder)?;
+    #[cfg(not(any(unix, windows)))]
     let free = std::fs::metadata(folder).and(Err(io::ErrorKind::Unsupported.into()))?;
     Ok(free)
 }
