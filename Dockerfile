@@ -13,7 +13,7 @@ RUN XDG_DATA_HOME=/share target/release/oarlock runtime install
 
 FROM debian:bookworm-slim
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 11112 --home /var/lib/oarlock oarlock && install -d -o oarlock -m 0700 /var/lib/oarlock
+    && useradd --uid 11112 --no-create-home --home-dir /var/lib/oarlock oarlock && install -d -o oarlock -m 0700 /var/lib/oarlock
 COPY --from=build /build/target/release/oarlock /usr/local/bin/oarlock
 COPY --from=build /share /usr/local/share/oarlock-home
 ENV XDG_DATA_HOME=/usr/local/share/oarlock-home

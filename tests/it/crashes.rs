@@ -167,6 +167,9 @@ fn killed_anywhere_it_loses_nothing_and_delivers_nothing_twice() {
     let mut random = StdRng::seed_from_u64(7);
     let mut hit = Hit::default();
     for kill in 0..kills {
+        if kill > 0 && kill % 100 == 0 {
+            eprintln!("{kill} of {kills} kills");
+        }
         let mut process = Process(start(ours.path(), port, &addresses));
         // Now and then it does not live to listen.
         if kill % 8 != 7 {
