@@ -162,7 +162,8 @@ pub struct AnatomyArgs {
     /// brain_stem_cord, exclusive, truncated.
     #[arg(long, value_name = "RULES")]
     pub anatomy: Option<RuleChoice>,
-    /// Ask the network about the mirrored patient too: a better doubt for twice the time.
+    /// Ask the network about the mirrored patient too and contour the mean of both answers: a little better, with a better
+    /// doubt, for twice the network's time.
     #[arg(long)]
     pub mirror: bool,
 }

@@ -20,7 +20,7 @@ use crate::learning::evaluate::{
 use crate::picture::{Outline, closeup};
 use crate::pipeline::contours::{TraceOptions, fill};
 use crate::pipeline::objects::replace;
-use crate::pipeline::{ContouredOrgan, ContouringModel, find_organs, rtstruct};
+use crate::pipeline::{ContouredOrgan, ContouringModel, look, organs_of, rtstruct};
 use crate::service::mint::Mint;
 use crate::settings::{StructureTemplate, text_of_calibration};
 use crate::vocabulary::causes::with_causes;
@@ -54,7 +54,7 @@ pub(super) fn run(args: EvaluateArgs, runtime: &RuntimeChoice) -> CommandResult 
     let mut evaluated = Vec::new();
     for case in &cases {
         bar.set_message(case.name());
-        let found = evaluate_case(case, &mut model, &template, args.as_drawn, worst.as_mut());
+        let found = evaluate_case(case, &mut model, &template, &args, worst.as_mut());
         for line in lines_of(&found, &template) {
             if bar.is_hidden() && !args.json {
                 say(line);
@@ -121,12 +121,12 @@ fn evaluate_case(
     case: &HeldOut,
     model: &mut ContouringModel,
     template: &StructureTemplate,
-    as_drawn: bool,
+    args: &EvaluateArgs,
     worst: Option<&mut WorstCases<'_>>,
 ) -> EvaluatedCase {
-    let read = case.read(template, as_drawn);
+    let read = case.read(template, args.as_drawn);
     let result = read.and_then(|truth| {
-        let measured = measure(&case.name(), &truth, model)?;
+        let measured = measure(&case.name(), &truth, model, args.calibrate.is_some())?;
         if let Some(worst) = worst {
             worst.look(&case.name(), &truth, measured.compared)?;
         }
@@ -145,9 +145,20 @@ struct Measured {
     compared: Vec<(Organ, Comparison, RegionMask)>,
 }
 
-/// The whole chain but for DICOM: contours of every organ, filled on the CT's grid, against the truth.
-fn measure(name: &str, case: &TruthCase, model: &mut ContouringModel) -> Result<Measured, Failure> {
-    let organs = find_organs(&case.volume, model, TraceOptions::DELIVERED)?;
+/// The whole chain but for DICOM: contours of every organ, filled on the CT's grid, against the truth. A calibration is of
+/// the direct answer, which is no better than the mean of both.
+fn measure(
+    name: &str,
+    case: &TruthCase,
+    model: &mut ContouringModel,
+    is_calibrating: bool,
+) -> Result<Measured, Failure> {
+    let mut seen = look(&case.volume, model)?;
+    if let Some([direct, _]) = seen.answers.as_ref().filter(|_| is_calibrating) {
+        seen.masks.clone_from(direct);
+    }
+    let calibration = model.calibration.as_ref();
+    let organs = organs_of(&seen, &case.volume, &model.anatomy, calibration, TraceOptions::DELIVERED);
     let grid = &case.volume.grid;
     let found = organs.iter().filter(|found| !found.contours.contours.is_empty());
     let drawn = found.fold(OrganSet::EMPTY, |all, found| all.union(OrganSet::of(found.organ)));

@@ -15,8 +15,8 @@ pub mod volume;
 use std::collections::BTreeMap;
 
 use self::anatomy::{
-    AnatomySettings, Calibration, Doubt, Finding, Signs, agreement, examine, judge, mirrored, mirrored_back,
-    signs,
+    AnatomySettings, Calibration, Doubt, Finding, Signs, agreement, examine, judge, merged, mirrored,
+    mirrored_back, signs,
 };
 use self::contours::{RoiContours, TraceOptions, trace_all, volume_mm3};
 use self::network::{Network, NetworkError, OrganMask};
@@ -139,10 +139,11 @@ pub fn outline(volume: &HuVolume) -> FoundStructure {
 /// What the network saw of a patient, before any rule.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    /// At most one mask per organ, in class order.
+    /// At most one mask per organ, in class order: what is contoured.
     pub masks: Vec<OrganMask>,
-    /// The same of the mirrored patient, back in the patient, where [`AnatomySettings::mirror`] asked for it.
-    pub mirror: Option<Vec<OrganMask>>,
+    /// The network's answers about the patient and about the mirrored patient, back in the patient, where
+    /// [`AnatomySettings::mirror`] asked for both.
+    pub answers: Option<[Vec<OrganMask>; 2]>,
     /// The grid that the masks' boxes count in.
     pub grid: Grid,
 }
@@ -167,13 +168,13 @@ pub fn find_organs(
 pub fn look(volume: &HuVolume, model: &mut ContouringModel) -> Result<Seen, ContourError> {
     let windows = NetworkInput::windows(volume, &model.network.input_form())?;
     let input = model.network.most_promising(&windows)?;
-    let masks = model.network.segment(input)?;
-    let mirror = if model.anatomy.mirror {
-        Some(mirrored_back(model.network.segment(&mirrored(input))?, input.tensor.dim().2))
-    } else {
-        None
-    };
-    Ok(Seen { masks, mirror, grid: input.grid.clone() })
+    let direct = model.network.segment(input)?;
+    let grid = input.grid.clone();
+    if !model.anatomy.mirror {
+        return Ok(Seen { masks: direct, answers: None, grid });
+    }
+    let mirror = mirrored_back(model.network.segment(&mirrored(input))?, input.tensor.dim().2);
+    Ok(Seen { masks: merged(&direct, &mirror), answers: Some([direct, mirror]), grid })
 }
 
 /// Rules, contours and doubt of what the network saw; every organ in class order.
@@ -210,16 +211,17 @@ pub fn organs_of(
         // Where the sides were exchanged, the mask came under its partner's name.
         let exchanged = found.findings.contains(&Finding::SidesExchanged);
         let came_as = if exchanged { found.organ.mirrored() } else { found.organ };
-        let came = seen.masks.iter().find(|mask| mask.organ == came_as);
-        let Some(mask) = came.filter(|_| *volume_cm3 > 0.0) else {
+        let of = |masks: &'_ [OrganMask], organ| masks.iter().find(|mask| mask.organ == organ).cloned();
+        let Some(mask) = of(&seen.masks, came_as).filter(|_| *volume_cm3 > 0.0) else {
             found.doubt.reasons.extend(found.findings.iter().map(ToString::to_string));
             continue;
         };
-        let in_mirror =
-            |mirror: &Vec<OrganMask>| agreement(mask, mirror.iter().find(|other| other.organ == found.organ));
-        let mirror_dice = seen.mirror.as_ref().map(in_mirror);
+        let mirror_dice = seen.answers.as_ref().map(|[direct, mirror]| {
+            let (direct, mirror) = (of(direct, came_as), of(mirror, found.organ));
+            direct.map_or(0.0, |direct| agreement(&direct, mirror.as_ref()))
+        });
         let partner_cm3 = found.organ.partner().map(|partner| volumes_cm3[partner.index()]);
-        let signs = signs(mask, *volume_cm3, partner_cm3, &found.findings, mirror_dice);
+        let signs = signs(&mask, *volume_cm3, partner_cm3, &found.findings, mirror_dice);
         found.doubt = judge(found.organ, &signs, &found.findings, calibration);
         found.signs = Some(signs);
     }

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use doubt::{Calibration, CalibrationError, Doubt, FeatureWeight, Fit, OrganShift, judge};
 pub use finding::{Finding, ScanEnd};
 pub use midplane::Midplane;
-pub use mirror::{mirrored, mirrored_back};
+pub use mirror::{merged, mirrored, mirrored_back};
 pub use rules::{AnatomySettings, InvalidRuleChoice, Rule, RuleChoice};
 pub use signs::{FEATURES, Signs, agreement, signs};
 

@@ -53,7 +53,8 @@ pub struct AnatomySettings {
     pub eye_includes_lens: bool,
     /// [`Rule::Truncated`].
     pub truncated: bool,
-    /// Whether the network also looks at the mirrored patient, so that both answers can be compared: twice the time.
+    /// Whether the network also looks at the mirrored patient, so that both answers are averaged and compared: twice the
+    /// network's time.
     pub mirror: bool,
 }
 
