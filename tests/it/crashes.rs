@@ -146,12 +146,37 @@ impl Hit {
     }
 }
 
+/// Kills of one service in a folder of its own: what a start looks through grows with each.
+const ROUND: usize = 200;
+
 /// Every instance that was answered with success is there byte for byte; every series has a structure set of its last
 /// version; each structure set is at each destination once, and what is noted as delivered is what is there.
 #[test]
 #[expect(clippy::print_stderr, reason = "what the kills hit")]
 fn killed_anywhere_it_loses_nothing_and_delivers_nothing_twice() {
     let kills: usize = std::env::var("OARLOCK_CRASHES").map_or(40, |n| n.parse().unwrap());
+    let (mut done, mut all, mut hit) = (0, Survived::default(), Hit::default());
+    while done < kills {
+        let more = ROUND.min(kills - done);
+        let survived = round(more, done as u64, &mut hit);
+        done += more;
+        all.n_series += survived.n_series;
+        all.n_instances += survived.n_instances;
+        all.n_versions += survived.n_versions;
+        eprintln!("{done} of {kills} kills: {all:?}, nothing lost, nothing twice; {hit:?}");
+    }
+    assert!(hit.idle < kills, "no kill hit anything");
+}
+
+/// What came through.
+#[derive(Debug, Default)]
+struct Survived {
+    n_series: usize,
+    n_instances: usize,
+    n_versions: usize,
+}
+
+fn round(kills: usize, seed: u64, hit: &mut Hit) -> Survived {
     let (ours, theirs) = (tempfile::tempdir().unwrap(), [(); 2].map(|()| tempfile::tempdir().unwrap()));
     let destinations: Vec<_> = theirs.iter().map(|folder| service(folder.path(), None, |_| {})).collect();
     let addresses: Vec<SocketAddr> = destinations.iter().map(|service| service.address()).collect();
@@ -164,12 +189,8 @@ fn killed_anywhere_it_loses_nothing_and_delivers_nothing_twice() {
             std::thread::spawn(move || send_series(number, address, &acknowledged, &stop))
         })
         .collect();
-    let mut random = StdRng::seed_from_u64(7);
-    let mut hit = Hit::default();
+    let mut random = StdRng::seed_from_u64(7 + seed);
     for kill in 0..kills {
-        if kill > 0 && kill % 100 == 0 {
-            eprintln!("{kill} of {kills} kills");
-        }
         let mut process = Process(start(ours.path(), port, &addresses));
         // Now and then it does not live to listen.
         if kill % 8 != 7 {
@@ -219,12 +240,7 @@ fn killed_anywhere_it_loses_nothing_and_delivers_nothing_twice() {
         assert_each_once(folder.path(), &versions, &address.to_string());
     }
     assert_eq!(deliveries(ours.path()).len(), versions.len() * addresses.len());
-    let n_instances: usize = expected.values().map(BTreeMap::len).sum();
-    eprintln!(
-        "{kills} kills: {} series of {n_instances} instances, {} versions, nothing lost, nothing twice; {hit:?}",
-        expected.len(),
-        versions.len()
-    );
-    assert!(hit.idle < kills, "no kill hit anything");
     destinations.into_iter().for_each(oarlock::service::Service::stop);
+    let n_instances = expected.values().map(BTreeMap::len).sum();
+    Survived { n_series: expected.len(), n_instances, n_versions: versions.len() }
 }
