@@ -1,4 +1,5 @@
-//! Writes what `training_step.py` times: the graphs of a training step of a preset, and weights to start from.
+//! Writes the graphs of a training step of a preset, to be looked at, and weights, from which `training_step.py` starts
+//! PyTorch.
 //!
 //! `cargo run --example bench_training_graphs -- FOLDER [starter|reference] [gpu]`; with `gpu` in the form for one.
 
