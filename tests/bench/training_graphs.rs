@@ -9,13 +9,10 @@ use std::path::PathBuf;
 use oarlock::engine::graph::training::{TrainingGraph, backbone_step, forward, mask_step, refinement_step};
 use oarlock::engine::graph::{Machine, Norms, Preset, Weights};
 
-/// `(z, y, x)` voxels of the crop, and of the boxes that the mask head sees. Those of `reference` are the boxes of a
-/// parotid, a brain stem, an eye, a submandibular gland, an optic nerve and a lens; `starter` is timed without heads.
-fn sides(preset: &str) -> ([usize; 3], &'static [[usize; 3]]) {
-    const BOXES: [[usize; 3]; 6] =
-        [[32, 64, 48], [32, 48, 48], [16, 40, 40], [16, 40, 32], [16, 40, 24], [16, 24, 24]];
-    if preset == "reference" { ([64, 96, 96], &BOXES) } else { ([96, 80, 96], &[]) }
-}
+/// `(z, y, x)` voxels of the boxes that the mask head sees: those of a parotid, a brain stem, an eye, a submandibular gland,
+/// an optic nerve and a lens of `reference`.
+const BOXES: [[usize; 3]; 6] =
+    [[32, 64, 48], [32, 48, 48], [16, 40, 40], [16, 40, 32], [16, 40, 24], [16, 24, 24]];
 
 /// Proposals of the refinement.
 const ROWS: usize = 64;
@@ -29,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         if arguments.next().is_some_and(|form| form == "gpu") { Machine::Gpu } else { Machine::Processor };
     std::fs::create_dir_all(&folder)?;
     let preset = Preset::named(&name).ok_or("presets are starter and reference")?;
-    let (crop, boxes) = sides(&name);
+    let crop = if name == "reference" { [64, 96, 96] } else { [96, 80, 96] };
     Weights::start(&preset, 1).save(&folder.join(format!("{name}.safetensors")))?;
     let write = |part: &str, graph: TrainingGraph| {
         std::fs::write(folder.join(format!("{name}.{part}.onnx")), graph.bytes)
@@ -37,8 +34,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     write("forward", forward(&preset, crop, Norms::Batch, machine))?;
     write("backbone_step", backbone_step(&preset, crop, Norms::Batch, machine))?;
     write("refinement_step", refinement_step(&preset, ROWS))?;
-    for [d, h, w] in boxes {
-        write(&format!("mask_step.{d}x{h}x{w}"), mask_step(&preset, [*d, *h, *w], machine))?;
+    for [d, h, w] in BOXES {
+        write(&format!("mask_step.{d}x{h}x{w}"), mask_step(&preset, [d, h, w], machine))?;
     }
     Ok(())
 }
