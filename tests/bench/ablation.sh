@@ -30,9 +30,9 @@ for variant in "$@"; do
         -e "s|^steps:.*|steps: $steps|" -e "s|validation_steps:.*|validation_steps: $steps|" \
         -e "s|validation_from_step:.*|validation_from_step: $steps|" \
         -e "s|open_kbp_validation:.*|open_kbp_validation: $out/validation|" config/ablation.yaml >"$run.yaml"
-    if ! grep -qs "validation DSC" "$run.log"; then
+    if ! grep -qs "validation, mean DSC" "$run.log"; then
         rm -rf "$run"
         "$oarlock" train --config "$run.yaml" >"$run.log" 2>&1 || { tail -3 "$run.log" >&2; exit 1; }
     fi
-    printf '%-14s seed %s  %s\n' "$variant" "$seed" "$(grep -m1 'validation DSC' "$run.log")"
+    printf '%-14s seed %s  %s\n' "$variant" "$seed" "$(grep -m1 'validation, mean DSC' "$run.log")"
 done
