@@ -2,12 +2,15 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::SetOnce;
 
 use super::contouring::{contourer, load_model};
 use super::{CommandResult, RuntimeChoice, say};
 use crate::cli::ServeArgs;
-use crate::platform::Signal;
+use crate::platform::{Ear, Signal};
 use crate::service::{self, Reloaded, Reloader};
 use crate::settings::service::DestinationSettings;
 use crate::settings::{ServiceSettings, SettingsError, Template};
@@ -15,6 +18,7 @@ use crate::vocabulary::causes::with_causes;
 
 /// Runs the command.
 pub(super) fn run(args: ServeArgs, runtime: &RuntimeChoice) -> CommandResult {
+    let (_early, hang_ups) = early(Signal::HangUp);
     let read = move || settings(args.clone());
     let settings = read()?;
     let mut model = load_model(runtime, &settings.network.model)?;
@@ -22,10 +26,10 @@ pub(super) fn run(args: ServeArgs, runtime: &RuntimeChoice) -> CommandResult {
     let (name, provider) = (model.name.clone(), model.network.provider());
     let usual = Template::load(&settings.structure_set.template)?;
     let contourer = contourer(model, usual, settings.formats(), runtime);
-    let running = Arc::new(OnceLock::new());
-    let ends = shutdown_or_hang_up(Arc::clone(&running), read);
+    let running = Arc::new(SetOnce::new());
+    let ends = shutdown_or_hang_up(hang_ups, Arc::clone(&running), read);
     service::run(&settings, Some(contourer), ends, |service| {
-        running.get_or_init(|| service.reloader());
+        let _ = running.set(service.reloader());
         say(format_args!("{} listens on {}", settings.ae_title, service.address()));
         if let Some(address) = service.http_address() {
             say(format_args!("http://{address}/health, /ready and /metrics"));
@@ -63,24 +67,38 @@ fn settings(args: ServeArgs) -> Result<ServiceSettings, SettingsError> {
     Ok(settings)
 }
 
+/// Hears a signal before the service has a runtime, so that one that comes during the start is kept, not the end of the
+/// process. The runtime has to stay as long as the ear.
+fn early(signal: Signal) -> (Option<Runtime>, Option<Ear>) {
+    let heard = || {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let ear = {
+            let _entered = runtime.enter();
+            signal.listen()?
+        };
+        std::io::Result::Ok((runtime, ear))
+    };
+    match heard() {
+        Ok((runtime, ear)) => (Some(runtime), Some(ear)),
+        Err(error) => {
+            tracing::error!(%error, ?signal, "this signal will not be heard");
+            (None, None)
+        }
+    }
+}
+
 /// Ready when Ctrl-C or SIGTERM comes; until then, SIGHUP has settings, rules and certificates read again.
 async fn shutdown_or_hang_up(
-    running: Arc<OnceLock<Arc<Reloader>>>,
+    hang_ups: Option<Ear>,
+    running: Arc<SetOnce<Arc<Reloader>>>,
     read: impl Fn() -> Result<ServiceSettings, SettingsError>,
 ) {
     let hang_up = async {
-        let mut ear = match Signal::HangUp.listen() {
-            Ok(ear) => ear,
-            Err(error) => {
-                tracing::error!(%error, "SIGHUP will not be heard");
-                return std::future::pending().await;
-            }
-        };
+        let Some(mut hang_ups) = hang_ups else { return std::future::pending().await };
+        let reloader = running.wait().await;
         loop {
-            ear.hear().await;
-            if let Some(reloader) = running.get() {
-                read_again(reloader, read());
-            }
+            hang_ups.hear().await;
+            read_again(reloader, read());
         }
     };
     tokio::select! {

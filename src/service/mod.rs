@@ -125,8 +125,13 @@ pub fn run(
     started: impl FnOnce(&Service),
 ) -> Result<(), ServiceError> {
     let service = Service::start(settings, contourer)?;
-    started(&service);
-    service.runtime.block_on(shutdown);
+    service.runtime.block_on(async {
+        tokio::select! {
+            biased;
+            () = shutdown => {}
+            () = async { started(&service); std::future::pending().await } => {}
+        }
+    });
     service.stop();
     Ok(())
 }

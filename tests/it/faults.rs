@@ -25,6 +25,11 @@ pub(crate) struct Served {
 impl Served {
     /// Starts with `port: 0` under `listen`, and with the data in `data` below the folder.
     pub(crate) fn start(folder: &Path, yaml: &str) -> Self {
+        Self::start_and(folder, yaml, |_| {})
+    }
+
+    /// Does something to the process while it starts.
+    pub(crate) fn start_and(folder: &Path, yaml: &str, meanwhile: impl FnOnce(u32)) -> Self {
         let config = folder.join("service.yaml");
         fs::write(&config, yaml).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_oarlock"))
@@ -38,6 +43,7 @@ impl Served {
             .stderr(fs::File::create(folder.join("log.txt")).unwrap())
             .spawn()
             .unwrap();
+        meanwhile(child.id());
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().rsplit(' ').next().and_then(|address| address.parse().ok());

@@ -93,3 +93,31 @@ fn sighup_says_what_changed_what_waits_and_what_is_wrong() {
         &["taken_over=\"listen.callers, series\""],
     );
 }
+
+#[test]
+fn a_sighup_during_the_start_is_kept_and_ends_nothing() {
+    for _ in 0..5 {
+        let folder = tempfile::tempdir().unwrap();
+        let served = Served::start_and(folder.path(), "listen: {min_free_mb: 1}\n", |pid| {
+            wait_for("the signal's own way", || catches(pid, 1).then_some(()));
+            assert!(!folder.path().join("data").exists(), "it has begun to take instances");
+            assert!(Command::new("kill").args(["-HUP", &pid.to_string()]).status().unwrap().success());
+        });
+        assert!(
+            catches(served.process.0.id(), 15),
+            "it said where it listens before it could be stopped in order"
+        );
+        wait_for("the log", || {
+            let log = std::fs::read_to_string(folder.path().join("log.txt")).unwrap();
+            log.contains("settings, rules and certificates are read again").then_some(())
+        });
+        assert!(echoes(served.address));
+    }
+}
+
+/// Whether a process has its own way with a signal (Linux).
+fn catches(pid: u32, signal: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    u64::from_str_radix(caught.trim(), 16).unwrap() >> (signal - 1) & 1 == 1
+}
