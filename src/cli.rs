@@ -571,6 +571,21 @@ pub struct ModelArgs {
     pub action: ModelAction,
 }
 
+/// `oarlock model join`.
+#[derive(Debug, Args)]
+pub struct ModelJoinArgs {
+    /// Model that looks at the whole scan: a name, or a folder with a model.
+    pub model: PathBuf,
+    /// Model that looks closer: a name, or a folder with a model.
+    pub close_up: PathBuf,
+    /// Name of the model that comes out; the first's where none is given.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Folder to write it into; the user's models where none is given.
+    #[arg(long, value_name = "DIR")]
+    pub into: Option<PathBuf>,
+}
+
 /// What to do with the models.
 #[derive(Debug, Subcommand)]
 pub enum ModelAction {
@@ -578,6 +593,8 @@ pub enum ModelAction {
     Import(ModelImportArgs),
     /// Compare a model with numbers that the original network gave. Exit code 1: beyond the tolerance.
     Verify(ModelVerifyArgs),
+    /// Make one model of two: the second, of preset `close-up`, looks again at small organs that the first has found.
+    Join(ModelJoinArgs),
     /// Names, presets and hashes.
     List,
     /// The model card.
@@ -587,7 +604,7 @@ pub enum ModelAction {
     },
     /// Write a preset's graphs with fresh weights, plain and in the processor's form, for tests of the graphs themselves.
     Graphs {
-        /// `reference` or `starter`.
+        /// `reference`, `starter` or `close-up`.
         #[arg(long, default_value = "starter")]
         preset: String,
         /// Folder to write.

@@ -11,11 +11,11 @@ use crate::pipeline::network::{ModelGraphs, Network};
 use crate::pipeline::rtstruct::{Format, Identity};
 use crate::pipeline::series::{CompleteSeries, CtSeries};
 use crate::pipeline::structures::StructurePlan;
-use crate::pipeline::{ContourError, Contoured, ContouredOrgan, ContouringModel, contour_series};
+use crate::pipeline::{ContourError, Contoured, ContouredOrgan, ContouringModel, contour_series, fits};
 use crate::service::mint::Mint;
 use crate::service::{ContourFailure, Contourer, Formatted, MadeStructureSet, OrganRecord};
 use crate::settings::service::StructureSetSettings;
-use crate::settings::{ServiceSettings, SettingsError, Template};
+use crate::settings::{CLOSE_UP, ServiceSettings, SettingsError, Template};
 use crate::vocabulary::causes::with_causes;
 
 /// Loads a model onto the GPU where there is one, else onto the processor; which one is logged and goes into every
@@ -30,13 +30,27 @@ pub(super) fn load_model(
     let stored = ModelRegistry::usual().load(name)?;
     let runtime = start_runtime(runtime)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let load = |provider| {
-        Network::load(graphs_of(&stored)?, runtime, &SessionOptions { threads, provider })
+    let load_one = |provider, preset, first| {
+        let graphs = graphs_of(&stored, preset, first)?;
+        Network::load(graphs, runtime, &SessionOptions { threads, provider })
             .map_err(Box::<dyn Error + Send + Sync>::from)
     };
+    let load = |provider| -> Result<_, Box<dyn Error + Send + Sync>> {
+        let network = load_one(provider, &stored.entry.preset, "")?;
+        let closer = stored.entry.close_up.as_deref();
+        let closer = closer.map(|preset| load_one(provider, preset, CLOSE_UP)).transpose()?;
+        if closer.as_ref().is_some_and(|closer| !fits(network.preset(), closer.preset())) {
+            return Err(format!(
+                "the close-up graphs of the model {name} are not for a window on a grid that divides its own: train them \
+                 with the preset close-up, and the model with starter"
+            )
+            .into());
+        }
+        Ok((network, closer))
+    };
     let cuda = load(Provider::Cuda { device: 0, tf32: false });
-    let network = match cuda {
-        Ok(network) => network,
+    let (network, close_up) = match cuda {
+        Ok(networks) => networks,
         Err(error) => {
             tracing::debug!(error = with_causes(error.as_ref()), "no CUDA provider");
             load(Provider::Cpu)?
@@ -46,6 +60,7 @@ pub(super) fn load_model(
     tracing::info!(model = name, fingerprint, provider = %network.provider(), threads, "model loaded");
     Ok(ContouringModel {
         network,
+        close_up,
         name: name.to_owned(),
         fingerprint,
         calibration: stored.calibration.clone(),
@@ -84,18 +99,19 @@ pub(super) fn organ_records(contoured: &Contoured, template: &Template) -> Vec<O
     contoured.organs.iter().map(record).collect()
 }
 
-fn graphs_of(stored: &StoredModel) -> Result<ModelGraphs<'_>, Box<dyn Error + Send + Sync>> {
+/// The graphs of a preset whose parts' names begin with this.
+fn graphs_of<'a>(
+    stored: &'a StoredModel,
+    preset: &'a str,
+    first: &str,
+) -> Result<ModelGraphs<'a>, Box<dyn Error + Send + Sync>> {
     let graph = |part: &str| {
+        let part = format!("{first}{part}");
         let missing =
             || format!("model {} has no {part} graph: its manifest is incomplete", stored.entry.name);
-        stored.graph(part).ok_or_else(missing)
+        stored.graph(&part).ok_or_else(missing)
     };
-    Ok(ModelGraphs {
-        preset: &stored.entry.preset,
-        trunk: graph("trunk")?,
-        refinement: graph("refinement")?,
-        mask: graph("mask")?,
-    })
+    Ok(ModelGraphs { preset, trunk: graph("trunk")?, refinement: graph("refinement")?, mask: graph("mask")? })
 }
 
 /// A series to its structure set, with a new identity.

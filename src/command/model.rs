@@ -4,12 +4,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::{CommandResult, RuntimeChoice, say};
-use crate::cli::{ModelAction, ModelArgs, ModelImportArgs, ModelVerifyArgs};
+use crate::cli::{ModelAction, ModelArgs, ModelImportArgs, ModelJoinArgs, ModelVerifyArgs};
 use crate::engine::graph::preset::{COARSE_STRIDE, INPUT_MULTIPLE};
 use crate::engine::graph::{Preset, Weights, flat};
 use crate::learning::model::import::{CheckpointFile, transfer};
 use crate::learning::model::verify::{Arrays, differences, input_of, is_known, ours};
 use crate::learning::model::{ModelRegistry, NewModel};
+use crate::pipeline::fits;
 use crate::settings::NameTable;
 
 /// Runs the command.
@@ -23,6 +24,7 @@ pub(super) fn run(args: ModelArgs, runtime: &RuntimeChoice) -> CommandResult {
             Ok(ExitCode::SUCCESS)
         }
         ModelAction::Import(args) => import(args),
+        ModelAction::Join(args) => join(&args),
         ModelAction::Verify(args) => verify(&args, runtime),
         ModelAction::Graphs { preset, output, seed } => graphs(&preset, &output, seed),
     }
@@ -36,7 +38,8 @@ fn list() -> CommandResult {
     for model in models {
         let entry = &model.entry;
         let place = model.folder.map_or_else(|| "shipped".to_owned(), |folder| folder.display().to_string());
-        say(format_args!("{}  preset {}  {} steps  {place}", entry.name, entry.preset, entry.steps));
+        let closer = entry.close_up.as_ref().map(|preset| format!(" and {preset}")).unwrap_or_default();
+        say(format_args!("{}  preset {}{closer}  {} steps  {place}", entry.name, entry.preset, entry.steps));
         for graph in &entry.graphs {
             say(format_args!("    {}  {}", graph.sha256, graph.file));
         }
@@ -58,10 +61,7 @@ fn import(args: ModelImportArgs) -> CommandResult {
     let (Some(path), Some(name)) = (args.checkpoint, args.name) else {
         return Err("name the checkpoint and, with --name, the model".into());
     };
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if name.is_empty() || !name.chars().all(plain) {
-        return Err(format!("--name {name}: small letters, digits and hyphens are allowed").into());
-    }
+    checked(&name)?;
     if ModelRegistry::usual().list()?.iter().any(|model| model.entry.name == name) {
         return Err(format!("there is a model {name} already: choose another --name").into());
     }
@@ -88,6 +88,41 @@ fn import(args: ModelImportArgs) -> CommandResult {
     model.store(&folder)?;
     say(format_args!("{name}: preset {preset}, {count} weights, in {}", folder.display()));
     say("compare it with the original before anything else: `oarlock model verify`");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether this may be a model's name.
+fn checked(name: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if name.is_empty() || !name.chars().all(plain) {
+        return Err(format!("--name {name}: small letters, digits and hyphens are allowed"));
+    }
+    Ok(())
+}
+
+/// Makes one model of two.
+fn join(args: &ModelJoinArgs) -> CommandResult {
+    let folder = args.into.clone().or_else(ModelRegistry::of_user);
+    let folder = folder.ok_or("this user has no data folder: say where models lie with --into DIR")?;
+    let first = ModelRegistry::of_name_or_folder(&args.model)?;
+    let closer = ModelRegistry::of_name_or_folder(&args.close_up)?;
+    let presets = [&first, &closer].map(|model| model.entry.preset.clone());
+    let fit = presets.each_ref().map(|preset| Preset::named(preset));
+    if !matches!(&fit, [Some(first), Some(second)] if fits(first, second)) {
+        let [first, second] = presets;
+        return Err(format!(
+            "a model of preset {second} cannot look closer after one of {first}: the first has to be of starter, the \
+             second of close-up"
+        )
+        .into());
+    }
+    let name = args.name.clone().unwrap_or_else(|| first.entry.name.clone());
+    checked(&name)?;
+    NewModel::joined(&name, first, closer).store(&folder)?;
+    say(format_args!("{name}: both looks, in {}", folder.display()));
+    say(
+        "measure it: `oarlock evaluate`; its doubt has to be calibrated anew: `oarlock evaluate --calibrate`",
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -129,7 +164,7 @@ fn verify(args: &ModelVerifyArgs, runtime: &RuntimeChoice) -> CommandResult {
 /// Writes a preset's graphs with weights that were never trained, as a folder of models.
 fn graphs(preset: &str, output: &Path, seed: u64) -> CommandResult {
     let known = Preset::named(preset)
-        .ok_or_else(|| format!("no preset {preset}: choose `reference` or `starter`"))?;
+        .ok_or_else(|| format!("no preset {preset}: choose `reference`, `starter` or `close-up`"))?;
     let weights = Weights::start(&known, seed);
     let name = format!("{preset}-untrained");
     let card = format!(

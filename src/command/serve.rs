@@ -29,7 +29,7 @@ pub(super) fn run(args: ServeArgs, runtime: &RuntimeChoice) -> CommandResult {
     let running = Arc::new(SetOnce::new());
     let ends = shutdown_or_hang_up(hang_ups, Arc::clone(&running), read);
     service::run(&settings, Some(contourer), ends, |service| {
-        let _ = running.set(service.reloader());
+        drop(running.set(service.reloader()));
         say(format_args!("{} listens on {}", settings.ae_title, service.address()));
         if let Some(address) = service.http_address() {
             say(format_args!("http://{address}/health, /ready and /metrics"));

@@ -1,6 +1,7 @@
 //! From instances to an RTSTRUCT: data only moves down.
 
 pub mod anatomy;
+mod close_up;
 pub mod contours;
 pub mod delivery;
 pub mod ingest;
@@ -18,12 +19,14 @@ use self::anatomy::{
     AnatomySettings, Calibration, Doubt, Finding, Signs, agreement, examine, judge, merged, mirrored,
     mirrored_back, signs,
 };
+use self::close_up::Finer;
 use self::contours::{RoiContours, TraceOptions, trace_all, volume_mm3};
 use self::network::{Network, NetworkError, OrganMask};
 use self::rtstruct::{Description, Identity, Origin, StructureSet};
 use self::series::CtSeries;
 use self::structures::{FoundStructure, StructurePlan, body_contours};
-use self::volume::{HuVolume, NetworkInput, VolumeError};
+use self::volume::{HuVolume, NetworkInput, Views, VolumeError};
+use crate::engine::graph::Preset;
 use crate::vocabulary::organ::Organ;
 use crate::vocabulary::space::Grid;
 
@@ -48,6 +51,8 @@ pub enum ContourError {
 pub struct ContouringModel {
     /// The graphs, loaded.
     pub network: Network,
+    /// Those that look a second time, at small organs on a finer grid; [`fits`] the network.
+    pub close_up: Option<Network>,
     /// Name in the registry.
     pub name: String,
     /// SHA-256 of its graphs, as the registry gives it.
@@ -161,20 +166,70 @@ pub fn find_organs(
     Ok(organs_of(&seen, volume, &model.anatomy, model.calibration.as_ref(), options))
 }
 
-/// Asks the network, and with [`AnatomySettings::mirror`] asks it about the mirrored patient too.
+/// Whether a network of one preset can look closer after one of another: it is for a window, the other is not, and its
+/// grid divides the other's.
+#[must_use]
+pub fn fits(first: &Preset, second: &Preset) -> bool {
+    let parts = || close_up::parts(first.spacing_mm, second.spacing_mm);
+    first.close_up.is_none() && second.close_up.is_some() && parts().is_some()
+}
+
+/// Asks the network, then the one that looks closer, where there is one and the first found one of its organs. With [`AnatomySettings::mirror`] both are asked about the mirrored patient too.
 ///
 /// # Errors
 /// [`ContourError::Volume`] or [`ContourError::Network`].
 pub fn look(volume: &HuVolume, model: &mut ContouringModel) -> Result<Seen, ContourError> {
-    let windows = NetworkInput::windows(volume, &model.network.input_form())?;
+    let views = Views::of(volume)?;
+    let windows = views.windows(&model.network.input_form());
     let input = model.network.most_promising(&windows)?;
-    let direct = model.network.segment(input)?;
-    let grid = input.grid.clone();
-    if !model.anatomy.mirror {
-        return Ok(Seen { masks: direct, answers: None, grid });
-    }
-    let mirror = mirrored_back(model.network.segment(&mirrored(input))?, input.tensor.dim().2);
-    Ok(Seen { masks: merged(&direct, &mirror), answers: Some([direct, mirror]), grid })
+    let first = answers(&mut model.network, input, model.anatomy.mirror)?;
+    let (answers, grid) = match &mut model.close_up {
+        Some(network) => look_closer(&views, network, model.anatomy.mirror, first, &input.grid)?,
+        None => (first, input.grid.clone()),
+    };
+    Ok(match answers {
+        Answers { direct, mirror: None } => Seen { masks: direct, answers: None, grid },
+        Answers { direct, mirror: Some(mirror) } => {
+            Seen { masks: merged(&direct, &mirror), answers: Some([direct, mirror]), grid }
+        }
+    })
+}
+
+/// What a network says of a patient, and of the mirrored patient where it was asked, back in the patient.
+#[derive(Debug)]
+struct Answers {
+    direct: Vec<OrganMask>,
+    mirror: Option<Vec<OrganMask>>,
+}
+
+fn answers(network: &mut Network, input: &NetworkInput, mirror: bool) -> Result<Answers, NetworkError> {
+    let direct = network.segment(input)?;
+    let back = |masks| mirrored_back(masks, input.tensor.dim().2);
+    let mirror = mirror.then(|| network.segment(&mirrored(input)).map(back)).transpose()?;
+    Ok(Answers { direct, mirror })
+}
+
+/// The second look: what both saw, on the finer grid; the first's answers as they are where none of its organs was found.
+fn look_closer(
+    views: &Views<'_>,
+    network: &mut Network,
+    mirror: bool,
+    first: Answers,
+    grid: &Grid,
+) -> Result<(Answers, Grid), NetworkError> {
+    let finer = Finer::of(grid, network.preset().spacing_mm);
+    let window = finer.as_ref().zip(network.preset().close_up.as_ref()).and_then(|(finer, close_up)| {
+        let window = finer.window(close_up, grid, &first.direct)?;
+        Some((window, finer.grid_of(window)?))
+    });
+    let (Some(finer), Some((window, on))) = (finer, window) else { return Ok((first, grid.clone())) };
+    let second = answers(network, &views.on_grid(on), mirror)?;
+    let mirror = first.mirror.zip(second.mirror);
+    let joined = Answers {
+        direct: finer.joined(&first.direct, second.direct, window),
+        mirror: mirror.map(|(first, second)| finer.joined(&first, second, window)),
+    };
+    Ok((joined, finer.grid))
 }
 
 /// Rules, contours and doubt of what the network saw; every organ in class order.

@@ -14,6 +14,9 @@ pub struct Manifest {
     pub models: Vec<ModelEntry>,
 }
 
+/// Comes before the part's name of a graph that looks closer.
+pub const CLOSE_UP: &str = "close-up-";
+
 /// One model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,6 +25,9 @@ pub struct ModelEntry {
     pub name: String,
     /// Architecture.
     pub preset: String,
+    /// Architecture of the graphs that look closer, whose parts are named [`CLOSE_UP`] and their own part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub close_up: Option<String>,
     /// ONNX operator set of the graphs.
     pub opset: i64,
     /// Training steps behind the weights.
@@ -109,6 +115,7 @@ mod tests {
             models: vec![ModelEntry {
                 name: "starter".into(),
                 preset: "starter".into(),
+                close_up: None,
                 opset: 18,
                 steps: 40,
                 card: "starter.md".into(),

@@ -25,7 +25,7 @@ use crate::pipeline::anatomy::CalibrationError;
 pub use checkpoint_names::{NameTable, OrganFilters, Plain, Unused, WithNorm};
 pub use dataset_map::{DatasetMap, FilePattern, Join, Pair};
 pub use doubt::{calibration_of_text, text_of_calibration};
-pub use manifest::{DoorEntry, GraphEntry, Manifest, ModelEntry};
+pub use manifest::{CLOSE_UP, DoorEntry, GraphEntry, Manifest, ModelEntry};
 pub(crate) use organs::plain;
 pub use organs::{OrganEntry, StructureTemplate};
 pub use rules::{InvalidRule, load_rules};

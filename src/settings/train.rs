@@ -12,7 +12,7 @@ use super::{SettingsError, Synthetic};
 pub struct TrainRecipe {
     /// Name of the model that comes out.
     pub name: String,
-    /// Architecture: `reference` or `starter`.
+    /// Architecture: `reference`, `starter` or `close-up`.
     pub preset: String,
     /// Seed of weights and of every random draw.
     pub seed: u64,
@@ -353,6 +353,7 @@ mod tests {
             "starter-5.yaml",
             "starter-6.yaml",
             "starter-7.yaml",
+            "close-up.yaml",
         ];
         for name in names {
             let recipe = TrainRecipe::parse(&shipped(name), Path::new(name)).unwrap();

@@ -48,6 +48,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let network = Network::load(graphs, Runtime::start(&library)?, &options)?;
     let mut model = ContouringModel {
         network,
+        close_up: None,
         name: "starter".to_owned(),
         fingerprint: stored.fingerprint(),
         calibration: None,

@@ -14,7 +14,9 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array2, ArrayView2, Axis};
-use oarlock::learning::dataset::{AugmentSettings, LabelAtlas, OrganSet, Sample, draw_sample, list_open_kbp};
+use oarlock::learning::dataset::{
+    AugmentSettings, LabelAtlas, OrganSet, Sample, SampleGrid, draw_sample, list_open_kbp,
+};
 use oarlock::settings::Synthetic;
 use oarlock::vocabulary::organ::Organ;
 use rand::SeedableRng;
@@ -68,7 +70,7 @@ fn main() -> Outcome<()> {
             let atlas = &atlases[usize::try_from(seed)? % atlases.len()];
             let mut rng = Pcg64::seed_from_u64(seed + 100);
             let before = cpu_seconds()?;
-            let sample = atlas.draw(SPACING_MM, SHAPE, &varied, &mut rng);
+            let sample = atlas.draw(SampleGrid::whole(SPACING_MM, SHAPE), &varied, &mut rng);
             if seed >= u64::try_from(atlases.len())? {
                 spent += cpu_seconds()? - before;
             }
@@ -86,7 +88,12 @@ fn main() -> Outcome<()> {
         for (seed, patient) in patients.iter().step_by(7).enumerate().take(usize::try_from(n)?) {
             let mut rng = Pcg64::seed_from_u64(u64::try_from(seed)?);
             let case = patient.read()?;
-            rows.push(row(&draw_sample(&case, SPACING_MM, SHAPE, &AugmentSettings::NONE, &mut rng)));
+            rows.push(row(&draw_sample(
+                &case,
+                SampleGrid::whole(SPACING_MM, SHAPE),
+                &AugmentSettings::NONE,
+                &mut rng,
+            )));
         }
         write_png(&out.join("real.png"), &rows)?;
     }
@@ -117,7 +124,8 @@ fn anatomy(atlases: &[LabelAtlas], n: u64) -> Outcome<()> {
         let mut ways = vec![Vec::new(); PAIRS.len()];
         let mut volumes = vec![Vec::new(); Organ::COUNT];
         for seed in 0..n {
-            let sample = atlas.draw(SPACING_MM, shape, &varied, &mut Pcg64::seed_from_u64(seed));
+            let sample =
+                atlas.draw(SampleGrid::whole(SPACING_MM, shape), &varied, &mut Pcg64::seed_from_u64(seed));
             let mut found = vec![(0.0, [0.0; 3], true); Organ::COUNT];
             for ((z, y, x), bits) in sample.organs.indexed_iter().filter(|(_, bits)| **bits != 0) {
                 for organ in OrganSet::from_bits(*bits).iter() {

@@ -75,6 +75,30 @@ fn an_imported_checkpoint_gives_the_numbers_of_the_original() {
 
 /// The program of `tests/gpu/run` on the processor, on small volumes.
 #[test]
+fn a_second_look_is_joined_to_a_model_and_nothing_else_is() {
+    let home = tempfile::tempdir().unwrap();
+    let (closer, models) = (home.path().join("closer"), home.path().join("models"));
+    let [closer, models] = [&closer, &models].map(|folder| folder.to_str().unwrap());
+    let graphs = oarlock(home.path(), &["model", "graphs", "--preset", "close-up", "-o", closer]);
+    assert!(graphs.status.success(), "{}", said(&graphs));
+    let join = |first: &str, second: &str| {
+        oarlock(home.path(), &["model", "join", first, second, "--name", "both", "--into", models])
+    };
+    let joined = join("starter", closer);
+    assert!(joined.status.success() && said(&joined).contains("calibrated anew"), "{}", said(&joined));
+    let manifest = std::fs::read_to_string(format!("{models}/manifest.yaml")).unwrap();
+    assert!(
+        manifest.contains("close_up: close-up") && manifest.contains("both.close-up-trunk.onnx"),
+        "{manifest}"
+    );
+    for (first, second) in [("starter", "starter"), (closer, closer)] {
+        let refused = join(first, second);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(said(&refused).contains("cannot look closer"), "{}", said(&refused));
+    }
+}
+
+#[test]
 fn the_parity_program_runs_without_a_gpu() {
     let Some(library) = onnxruntime("the_parity_program_runs") else { return };
     // Cargo builds examples beside the tests.

@@ -5,6 +5,7 @@
 
 mod adam;
 mod builder;
+mod close_up;
 mod derivative;
 mod description;
 mod flat;
@@ -27,6 +28,7 @@ mod winograd;
 
 pub use adam::{Adam, AdamRates, Moments};
 pub use builder::{Machine, OPSET};
+pub use close_up::CloseUp;
 pub use description::{DescriptionError, Door, GraphDescription};
 pub use flat::{NoFlatForm, flat};
 pub use layers::Norms;

@@ -3,6 +3,7 @@
 //! Boxes and sides are `(z, y, x)` or `(d, h, w)` in voxels of the network grid unless a name ends in `_mm`.
 //! Source of the `reference` numbers: Tang et al. 2019, Methods, and what its public implementation computes.
 
+use super::close_up::CloseUp;
 use crate::vocabulary::organ::Organ;
 
 /// Anchors per position of the coarse map: the count of RPN logits.
@@ -82,7 +83,7 @@ pub struct Blocks {
     pub merge8: usize,
 }
 
-/// One architecture with all its numbers; [`Preset::reference`] and [`Preset::starter`] make them, and
+/// One architecture with all its numbers; [`Preset::reference`], [`Preset::starter`] and [`Preset::close_up`] make them, and
 /// [`Preset::with_widths`] the descendants of these.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preset {
@@ -115,6 +116,8 @@ pub struct Preset {
     pub largest_crop: [usize; 3],
     /// Voxels by which a training crop may be shifted, `(z, y, x)`.
     pub crop_jitter: [usize; 3],
+    /// The window that it looks at and its organs, where it is not for whole scans and all organs.
+    pub close_up: Option<CloseUp>,
     /// Numbers of target assignment.
     pub targets: TargetRules,
     /// Share of the old running statistics that one step replaces (batch norm).
@@ -178,6 +181,7 @@ impl Preset {
             largest_input: [256, 320, 320],
             largest_crop: [160, 240, 240],
             crop_jitter: [4, 16, 16],
+            close_up: None,
             targets: TargetRules {
                 anchor_positive_iou: 0.5,
                 anchor_negative_iou: 0.1,
@@ -238,7 +242,40 @@ impl Preset {
         }
     }
 
-    /// The preset of a name that a manifest or a weight file carries: `reference`, `starter`, or one of these with the
+    /// A second look at the small organs of the head, on twice the starter's resolution: layers, channels and method are
+    /// the starter's, whose weights it can begin with. Anchors and window are ours.
+    #[must_use]
+    pub fn close_up() -> Self {
+        let spacing_mm = [1.5, 1.25, 1.25];
+        // Usual boxes in both atlases (docs/synthetic.md), enlarged as true boxes are.
+        let boxes_mm: [[f64; 3]; N_ANCHORS] = [
+            [15.0, 13.0, 16.0], // lens of a child
+            [18.0, 15.0, 19.0], // lens
+            [22.0, 20.0, 22.0], // hypophysis
+            [16.0, 19.0, 25.0], // chiasm
+            [24.0, 40.0, 32.0], // optic nerve
+            [29.0, 42.0, 38.0],
+            [28.0, 30.0, 29.0], // eye of a child
+            [33.0, 35.0, 34.0], // eye
+            [26.0, 30.0, 36.0], // ear
+            [24.0, 29.0, 32.0], // jaw joint
+            [24.0, 37.0, 27.0],
+            [20.0, 26.0, 30.0], // ear or joint of a child
+        ];
+        let close_up = CloseUp::of_the_head();
+        Self {
+            name: "close-up".to_owned(),
+            spacing_mm,
+            anchors: boxes_mm.map(|sides| std::array::from_fn(|axis| sides[axis] / spacing_mm[axis])),
+            box_enlargement: [6.0, 8.0, 8.0],
+            largest_input: close_up.window,
+            largest_crop: close_up.window,
+            close_up: Some(close_up),
+            ..Self::starter()
+        }
+    }
+
+    /// The preset of a name that a manifest or a weight file carries: `reference`, `starter`, `close-up`, or one of these with the
     /// widths in which a descendant differs, `reference(mask=48,blocks8=2)`. `None` for any other name, and for widths
     /// or blocks of zero or beyond [`MOST_WIDTH`] and [`MOST_BLOCKS`].
     #[must_use]
@@ -247,13 +284,17 @@ impl Preset {
             Some((base, rest)) => (base, rest.strip_suffix(')')?),
             None => (name, ""),
         };
-        let base = [Self::reference(), Self::starter()].into_iter().find(|preset| preset.name == base)?;
+        let base = Self::all().into_iter().find(|preset| preset.name == base)?;
         let mut widths = base.widths();
         for change in changes.split(',').filter(|change| !change.is_empty()) {
             let (key, value) = change.split_once('=')?;
             widths[WIDTHS.iter().position(|known| *known == key)?] = value.parse().ok()?;
         }
         base.with_widths(widths).filter(|preset| preset.name == name)
+    }
+
+    fn all() -> [Self; 3] {
+        [Self::reference(), Self::starter(), Self::close_up()]
     }
 
     /// This preset with other widths and blocks, in the order of [`WIDTHS`]; its name says which differ.
@@ -266,7 +307,7 @@ impl Preset {
             return None;
         }
         let base = self.name.split('(').next().unwrap_or_default();
-        let base = if base == "starter" { Self::starter() } else { Self::reference() };
+        let base = Self::all().into_iter().find(|preset| preset.name == base)?;
         let own = WIDTHS.iter().zip(widths).zip(base.widths());
         let changed: Vec<String> = own
             .filter(|((_, width), before)| width != before)
@@ -346,6 +387,7 @@ mod tests {
     #[test]
     fn a_preset_is_found_by_its_name() {
         assert_eq!(Preset::named("starter"), Some(Preset::starter()));
+        assert_eq!(Preset::named("close-up"), Some(Preset::close_up()));
         assert_eq!(Preset::named("other"), None);
     }
 

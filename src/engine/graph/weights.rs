@@ -157,6 +157,12 @@ impl Weights {
         Ok(Self { preset: preset.clone(), parameters, values })
     }
 
+    /// The same weights for a preset that differs in grid, anchors and window alone; `None` where a layer differs.
+    #[must_use]
+    pub fn for_preset(&self, preset: &Preset) -> Option<Self> {
+        Self::new(preset, self.values.clone()).ok()
+    }
+
     /// Which preset they belong to.
     #[must_use]
     pub fn preset(&self) -> &Preset {

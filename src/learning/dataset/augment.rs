@@ -6,6 +6,7 @@ use rand::{Rng, RngExt};
 
 use super::elastic::Bend;
 use super::{Case, OrganSet};
+use crate::engine::graph::{CloseUp, Preset};
 use crate::vocabulary::organ::Organ;
 
 /// What the network trains on: an image with its masks on the network's grid.
@@ -63,27 +64,63 @@ impl AugmentSettings {
     };
 }
 
-/// Draws a crop of `shape` voxels of `spacing_mm`, `(z, y, x)`, round a random annotated organ's height.
+/// The grid of samples.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SampleGrid<'a> {
+    /// Spacing `(z, y, x)`, mm.
+    pub spacing_mm: [f64; 3],
+    /// Voxels on each axis; of a whole case at most so many.
+    pub shape: [usize; 3],
+    /// The window where it belongs, and the organs to keep, for a network that is not for whole scans.
+    pub close_up: Option<&'a CloseUp>,
+}
+
+impl<'a> SampleGrid<'a> {
+    /// The grid of a network for whole scans and all organs.
+    #[must_use]
+    pub fn whole(spacing_mm: [f64; 3], shape: [usize; 3]) -> Self {
+        Self { spacing_mm, shape, close_up: None }
+    }
+
+    /// The grid of a preset's samples of this shape.
+    #[must_use]
+    pub fn of(preset: &'a Preset, shape: [usize; 3]) -> Self {
+        Self { spacing_mm: preset.spacing_mm, shape, close_up: preset.close_up.as_ref() }
+    }
+}
+
+/// Draws a crop of a case.
 ///
 /// In plane the crop lies on the patient's middle, in z on a random voxel height of one annotated organ, so that
-/// organs that few cases have are seen as often as those that all have. Image linear, masks nearest.
+/// organs that few cases have are seen as often as those that all have; a close-up's lies where its organs say, and all
+/// other organs count as annotated and absent. Image linear, masks nearest.
 pub fn draw_sample(
     case: &Case,
-    spacing_mm: [f64; 3],
-    shape: [usize; 3],
+    grid: SampleGrid<'_>,
     settings: &AugmentSettings,
     rng: &mut impl Rng,
 ) -> Sample {
-    let view = View::draw(case, settings, rng);
-    let mut sample = view.look(case, spacing_mm, shape);
+    let mut view = View::draw(case, settings, rng);
+    if let Some(middle) = grid.close_up.and_then(|close_up| middle_of(close_up, case)) {
+        let spacing = case.grid.spacing_mm();
+        view.centre = std::array::from_fn(|a| (middle[a] + view.shift_mm[a]) / spacing[a]);
+    }
+    let mut sample = view.look(case, grid.spacing_mm, grid.shape);
+    if let Some(close_up) = grid.close_up {
+        sample.keep(organs_of(close_up));
+        sample.annotated = sample.annotated.union(organs_of(close_up).complement());
+    }
     jitter_intensity(&mut sample.image, settings, rng);
     sample
 }
 
-/// The whole case on the network's grid, padded with air to multiples of 16; of more than `largest` voxels on an axis
-/// the top-most slices and the middle of rows and columns are kept.
+/// The whole case on the network's grid, padded with air to multiples of 16; of more voxels on an axis than the grid has
+/// the top-most slices and the middle of rows and columns are kept. A close-up's window where its organs say.
 #[must_use]
-pub fn whole_sample(case: &Case, spacing_mm: [f64; 3], largest: [usize; 3]) -> Sample {
+pub fn whole_sample(case: &Case, grid: SampleGrid<'_>) -> Sample {
+    let SampleGrid { spacing_mm, shape: largest, close_up } = grid;
+    let matrix = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
+    let view = |centre| View { matrix, bend: Bend::NONE, centre, shift_mm: [0.0; 3], mirrored: false };
     let sides = case.grid.shape();
     let source_mm = case.grid.spacing_mm();
     let shape: [usize; 3] = std::array::from_fn(|axis| {
@@ -93,8 +130,46 @@ pub fn whole_sample(case: &Case, spacing_mm: [f64; 3], largest: [usize; 3]) -> S
     let mut centre = sides.map(|side| (side as f64 - 1.0) / 2.0);
     let excess_mm = sides[0] as f64 * source_mm[0] - shape[0] as f64 * spacing_mm[0];
     centre[0] += (excess_mm / 2.0 / source_mm[0]).max(0.0);
-    let matrix = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
-    View { matrix, bend: Bend::NONE, centre, mirrored: false }.look(case, spacing_mm, shape)
+    let Some(close_up) = close_up else { return view(centre).look(case, spacing_mm, shape) };
+    if let Some(middle) = middle_of(close_up, case) {
+        centre = std::array::from_fn(|a| middle[a] / source_mm[a]);
+    }
+    let mut sample = view(centre).look(case, spacing_mm, close_up.window);
+    sample.keep(organs_of(close_up));
+    sample
+}
+
+impl Sample {
+    fn keep(&mut self, own: OrganSet) {
+        self.organs.mapv_inplace(|bits| bits & own.bits());
+        self.annotated = self.annotated.intersection(own);
+    }
+}
+
+/// The organs of a close-up.
+pub(super) fn organs_of(close_up: &CloseUp) -> OrganSet {
+    close_up.organs.iter().fold(OrganSet::EMPTY, |set, (organ, _)| set.union(OrganSet::of(*organ)))
+}
+
+/// Where a close-up's window belongs in a case, mm from its first voxel; `None` without any of its organs.
+fn middle_of(close_up: &CloseUp, case: &Case) -> Option<[f64; 3]> {
+    let spacing = case.grid.spacing_mm();
+    let mut boxes = std::collections::BTreeMap::new();
+    let own = organs_of(close_up).intersection(case.annotated);
+    for ((z, y, x), bits) in case.organs.indexed_iter().filter(|(_, bits)| **bits & own.bits() != 0) {
+        for organ in OrganSet::from_bits(*bits & own.bits()).iter() {
+            let (low, high) = boxes.entry(organ).or_insert(([usize::MAX; 3], [0; 3]));
+            for (axis, at) in [z, y, x].into_iter().enumerate() {
+                low[axis] = at.min(low[axis]);
+                high[axis] = at.max(high[axis]);
+            }
+        }
+    }
+    let middle = |(low, high): ([usize; 3], [usize; 3])| -> [f64; 3] {
+        std::array::from_fn(|a| (low[a] + high[a]) as f64 / 2.0 * spacing[a])
+    };
+    let found: Vec<_> = boxes.into_iter().map(|(organ, sides)| (organ, middle(sides))).collect();
+    close_up.middle(&found)
 }
 
 /// How the network's grid lies on the case: `source mm = rotation (network mm)`, both from their centres.
@@ -105,6 +180,8 @@ struct View {
     bend: Bend,
     /// Voxel of the case under the middle of the crop, `(z, y, x)`.
     centre: [f64; 3],
+    /// How far that is from where the crop belongs, mm.
+    shift_mm: [f64; 3],
     mirrored: bool,
 }
 
@@ -135,7 +212,7 @@ impl View {
         for axis in 0..3 {
             centre[axis] += shift[axis] / spacing[axis];
         }
-        Self { matrix, bend: Bend::draw(form, rng), centre, mirrored }
+        Self { matrix, bend: Bend::draw(form, rng), centre, shift_mm: shift, mirrored }
     }
 
     fn look(&self, case: &Case, spacing_mm: [f64; 3], shape: [usize; 3]) -> Sample {
@@ -276,7 +353,12 @@ mod tests {
     #[test]
     fn a_look_without_change_is_the_case_itself() {
         let mut rng = rand_pcg::Pcg64::seed_from_u64(3);
-        let sample = draw_sample(&case(), [3.0, 1.0, 2.0], [5, 7, 13], &AugmentSettings::NONE, &mut rng);
+        let sample = draw_sample(
+            &case(),
+            SampleGrid::whole([3.0, 1.0, 2.0], [5, 7, 13]),
+            &AugmentSettings::NONE,
+            &mut rng,
+        );
         assert!((sample.image[[1, 2, 4]] - normalised(123.0)).abs() < 1e-6);
         assert_eq!(sample.organs[[2, 3, 9]], OrganSet::of(Organ::ParotidL).bits());
         assert!((sample.image[[1, 2, 0]] + 1.0).abs() < 1e-6);
@@ -286,16 +368,21 @@ mod tests {
     #[test]
     fn a_finer_grid_is_interpolated_linearly() {
         let mut rng = rand_pcg::Pcg64::seed_from_u64(3);
-        let sample = draw_sample(&case(), [3.0, 1.0, 1.0], [5, 7, 13], &AugmentSettings::NONE, &mut rng);
+        let sample = draw_sample(
+            &case(),
+            SampleGrid::whole([3.0, 1.0, 1.0], [5, 7, 13]),
+            &AugmentSettings::NONE,
+            &mut rng,
+        );
         assert!((sample.image[[1, 2, 5]] - normalised(124.5)).abs() < 1e-6);
     }
 
     /// 5 x 7 x 11 voxels of 3 x 1 x 2 mm at 0.9, 1, 1 mm: 16.7, 7, 22 voxels: 32, 16, 32; 16 slices keep the top 14.4 mm.
     #[test]
     fn a_whole_case_is_padded_or_keeps_its_top() {
-        let whole = whole_sample(&case(), [0.9, 1.0, 1.0], [64, 64, 64]);
+        let whole = whole_sample(&case(), SampleGrid::whole([0.9, 1.0, 1.0], [64, 64, 64]));
         assert_eq!(whole.image.dim(), (32, 16, 32));
-        let top = whole_sample(&case(), [0.9, 1.0, 1.0], [16, 64, 64]);
+        let top = whole_sample(&case(), SampleGrid::whole([0.9, 1.0, 1.0], [16, 64, 64]));
         assert_eq!(top.image.dim(), (16, 16, 32));
         // The highest source slice, 4, spans the last 3 mm: slices 13, 14 and 15.
         let middle = |z: usize| top.image[[z, 8, 16]];
@@ -310,10 +397,47 @@ mod tests {
     fn a_mirror_image_swaps_the_partners() {
         let mut rng = rand_pcg::Pcg64::seed_from_u64(3);
         let settings = AugmentSettings { mirror: 1.0, ..AugmentSettings::NONE };
-        let sample = draw_sample(&case(), [3.0, 1.0, 2.0], [5, 7, 11], &settings, &mut rng);
+        let sample =
+            draw_sample(&case(), SampleGrid::whole([3.0, 1.0, 2.0], [5, 7, 11]), &settings, &mut rng);
         assert_eq!(sample.organs[[2, 3, 2]], OrganSet::of(Organ::ParotidR).bits());
         assert_eq!(sample.annotated, OrganSet::of(Organ::ParotidR));
         assert!((sample.image[[1, 2, 0]] - normalised(130.0)).abs() < 1e-6);
+    }
+
+    /// An eye whose middle is voxel (20, 10, 30) of 3 x 1 x 2 mm, a parotid beside it: the window's middle lies where an
+    /// eye's window has it, the parotid goes, and of what nobody drew only the other close organs stay unknown.
+    #[test]
+    fn a_close_up_of_a_case_lies_where_its_organs_say() {
+        let shape = [40, 60, 60];
+        let mut organs = Array3::zeros(shape);
+        for z in 18..=22 {
+            organs[[z, 10, 30]] = OrganSet::of(Organ::EyeL).bits();
+        }
+        organs[[20, 11, 30]] = OrganSet::of(Organ::ParotidL).bits();
+        let annotated = OrganSet::of(Organ::EyeL).union(OrganSet::of(Organ::ParotidL));
+        let grid = Grid::axial(shape, [3.0, 1.0, 2.0], PatientPoint::lps_mm(0.0, 0.0, 0.0)).unwrap();
+        let case = Case { name: "eye".into(), hu: Array3::zeros(shape), organs, annotated, grid };
+        let preset = Preset::close_up();
+        let on = SampleGrid::of(&preset, preset.largest_input);
+        let mut rng = rand_pcg::Pcg64::seed_from_u64(3);
+        let trained = draw_sample(&case, on, &AugmentSettings::NONE, &mut rng);
+        let whole = whole_sample(&case, on);
+        // The eye's usual place is (4, -32, 27) mm from the middle, (31.5, 55.5, 63.5).
+        let at = [(31.5, 4.0, 1.5), (55.5, -32.0, 1.25), (63.5, 27.0, 1.25)]
+            .map(|(middle, mm, spacing): (f64, f64, f64)| (middle + mm / spacing).round() as usize);
+        for sample in [&trained, &whole] {
+            assert_eq!(sample.image.dim(), (64, 112, 128));
+            assert_eq!(sample.organs[at], OrganSet::of(Organ::EyeL).bits(), "{at:?}");
+            assert_eq!(
+                sample.organs.iter().fold(0, |all, bits| all | bits),
+                OrganSet::of(Organ::EyeL).bits()
+            );
+        }
+        assert_eq!(whole.annotated, OrganSet::of(Organ::EyeL));
+        let unknown = trained.annotated.complement();
+        assert!(unknown.contains(Organ::EyeR) && unknown.contains(Organ::OpticChiasm));
+        assert!(!unknown.contains(Organ::EyeL) && !unknown.contains(Organ::Larynx));
+        assert_eq!(unknown.iter().count(), 11);
     }
 
     /// With a share of 0.5 about half of the looks have the patient's own form, with 0 all have.
@@ -321,7 +445,7 @@ mod tests {
     fn some_looks_keep_the_patients_form() {
         let look = |settings: &AugmentSettings, seed| {
             let mut rng = rand_pcg::Pcg64::seed_from_u64(seed);
-            draw_sample(&case(), [3.0, 1.0, 2.0], [5, 7, 11], settings, &mut rng).image
+            draw_sample(&case(), SampleGrid::whole([3.0, 1.0, 2.0], [5, 7, 11]), settings, &mut rng).image
         };
         let own = look(&AugmentSettings::NONE, 0);
         let count = |share: f64| {
@@ -349,7 +473,7 @@ mod tests {
         };
         let look = |seed| {
             let mut rng = rand_pcg::Pcg64::seed_from_u64(seed);
-            draw_sample(&case(), [3.0, 1.0, 2.0], [16, 16, 16], &settings, &mut rng)
+            draw_sample(&case(), SampleGrid::whole([3.0, 1.0, 2.0], [16, 16, 16]), &settings, &mut rng)
         };
         assert_eq!(look(5), look(5));
         assert_ne!(look(5), look(6));

@@ -17,7 +17,7 @@ mod plausible;
 pub mod store;
 
 pub use atlas::{LabelAtlas, N_TISSUES};
-pub use augment::{AugmentSettings, Sample, draw_sample, whole_sample};
+pub use augment::{AugmentSettings, Sample, SampleGrid, draw_sample, whole_sample};
 pub use case::Case;
 pub use error::DatasetError;
 pub use open_kbp::{OpenKbpPatient, list_open_kbp};

@@ -48,6 +48,12 @@ impl OrganSet {
         Self(self.0 | other.0)
     }
 
+    /// All organs but these.
+    #[must_use]
+    pub const fn complement(self) -> Self {
+        Self(Self::ALL.0 & !self.0)
+    }
+
     /// The set less one organ.
     #[must_use]
     pub fn without(self, organ: Organ) -> Self {

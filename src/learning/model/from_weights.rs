@@ -16,7 +16,7 @@ impl NewModel {
         let mask = graph("mask", uanet::mask_graph(weights));
         let graphs = vec![trunk, refinement, mask];
         let preset = weights.preset().name.clone();
-        Self { name: name.to_owned(), preset, opset: OPSET, steps, card, graphs }
+        Self { name: name.to_owned(), preset, close_up: None, opset: OPSET, steps, card, graphs }
     }
 }
 
@@ -36,6 +36,38 @@ fn graph(part: &str, bytes: Vec<u8>) -> NewGraph {
 mod tests {
     use super::*;
     use crate::engine::graph::Preset;
+    use crate::learning::model::ModelRegistry;
+
+    /// What is joined has both models' graphs and cards; joined once more, the second look is the new one.
+    #[test]
+    fn two_models_are_joined_into_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = |name: &str, preset: &Preset, seed| {
+            let model =
+                NewModel::from_weights(name, &Weights::start(preset, seed), 7, format!("# {name}\n\nCard."));
+            let folder = dir.path().join(name);
+            model.store(&folder).unwrap();
+            ModelRegistry::of_folder(folder).load(name).unwrap()
+        };
+        let first = made("first", &Preset::starter(), 3);
+        let closer = [4, 5].map(|seed| made(&format!("closer-{seed}"), &Preset::close_up(), seed));
+        let folder = dir.path().join("both");
+        let joined = |first, closer| {
+            NewModel::joined("both", first, closer).store(&folder).unwrap();
+            ModelRegistry::of_folder(folder.clone()).load("both").unwrap()
+        };
+        let [one, other] = closer.clone().map(|closer| closer.graph("mask").unwrap().to_vec());
+        let both = joined(first.clone(), closer[0].clone());
+        assert_eq!(both.entry.close_up.as_deref(), Some("close-up"));
+        assert_eq!((both.entry.preset.as_str(), both.entry.steps, both.graphs.len()), ("starter", 7, 6));
+        assert_eq!(both.graph("mask"), first.graph("mask"));
+        assert_eq!(both.graph("close-up-mask"), Some(one.as_slice()));
+        assert!(both.card.starts_with("# first") && both.card.contains("# The second look\n\ncloser-4"));
+        assert_ne!(both.fingerprint(), first.fingerprint());
+        let again = joined(both, closer[1].clone());
+        assert_eq!((again.graphs.len(), again.graph("close-up-mask")), (6, Some(other.as_slice())));
+        assert!(again.card.contains("closer-5") && !again.card.contains("closer-4"));
+    }
 
     #[test]
     fn a_model_of_weights_has_three_parts_with_their_doors() {

@@ -69,6 +69,19 @@ impl ModelRegistry {
         Self { folders: vec![folder] }
     }
 
+    /// The first model of a folder, or the model of a name in the usual places.
+    ///
+    /// # Errors
+    /// As [`ModelRegistry::load`].
+    pub fn of_name_or_folder(name: &Path) -> Result<StoredModel, ModelError> {
+        if !name.is_dir() {
+            return Self::usual().load(&name.to_string_lossy());
+        }
+        let registry = Self::of_folder(name.to_path_buf());
+        let first = registry.list()?.into_iter().find(|model| model.folder.is_some());
+        registry.load(&first.map_or_else(|| name.display().to_string(), |model| model.entry.name))
+    }
+
     /// Looks into this folder before all others.
     #[must_use]
     pub fn with_first(mut self, folder: PathBuf) -> Self {
@@ -216,6 +229,7 @@ mod tests {
         NewModel {
             name: "small".into(),
             preset: "starter".into(),
+            close_up: None,
             opset: 18,
             steps: 7,
             card: "# Card of small\n".into(),

@@ -4,8 +4,11 @@ use std::io::Write;
 use std::path::Path;
 
 use super::ModelError;
-use super::registry::{manifest_in, sha256_of};
-use crate::settings::{DoorEntry, GraphEntry, Manifest, ModelEntry};
+use super::registry::{StoredModel, manifest_in, sha256_of};
+use crate::settings::{CLOSE_UP, DoorEntry, GraphEntry, Manifest, ModelEntry};
+
+/// Where the card of the model that looks closer begins.
+const SECOND_LOOK: &str = "\n# The second look\n\n";
 
 /// A model that is to be stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +17,8 @@ pub struct NewModel {
     pub name: String,
     /// Architecture.
     pub preset: String,
+    /// Architecture of the graphs that look closer, where there are some.
+    pub close_up: Option<String>,
     /// ONNX operator set of the graphs.
     pub opset: i64,
     /// Training steps behind the weights.
@@ -38,6 +43,33 @@ pub struct NewGraph {
 }
 
 impl NewModel {
+    /// A model and one that looks closer, as one model of this name, with both cards. A second look that the first model
+    /// has already is left out.
+    #[must_use]
+    pub fn joined(name: &str, first: StoredModel, closer: StoredModel) -> Self {
+        let graphs = |prefix: &'static str, model: StoredModel| {
+            let all = model.graphs.into_iter().zip(model.entry.graphs);
+            let own = all.filter(|(graph, _)| !graph.part.starts_with(CLOSE_UP));
+            own.map(move |(graph, entry)| NewGraph {
+                part: format!("{prefix}{}", graph.part),
+                bytes: graph.bytes.into_owned(),
+                inputs: entry.inputs,
+                outputs: entry.outputs,
+            })
+        };
+        let own_card = first.card.split(SECOND_LOOK).next().unwrap_or_default();
+        let card = format!("{own_card}{SECOND_LOOK}{}", closer.card.trim_start_matches('#').trim_start());
+        Self {
+            name: name.to_owned(),
+            preset: first.entry.preset.clone(),
+            close_up: Some(closer.entry.preset.clone()),
+            opset: first.entry.opset,
+            steps: first.entry.steps,
+            card,
+            graphs: graphs("", first).chain(graphs(CLOSE_UP, closer)).collect(),
+        }
+    }
+
     /// Writes graphs and card, then the manifest with the model in place of one of the same name.
     ///
     /// # Errors
@@ -67,6 +99,7 @@ impl NewModel {
         manifest.models.push(ModelEntry {
             name: self.name.clone(),
             preset: self.preset.clone(),
+            close_up: self.close_up.clone(),
             opset: self.opset,
             steps: self.steps,
             card,

@@ -7,7 +7,7 @@ use super::checkpoint::Checkpoint;
 use super::run::Event;
 use crate::engine::graph::{Adam, Preset, Weights};
 use crate::learning::model::ModelRegistry;
-use crate::settings::{NormStatistics, TrainRecipe};
+use crate::settings::{CLOSE_UP, NormStatistics, TrainRecipe};
 
 /// Layers that speak last start with this part of their drawn weights: at full size the first box losses are in the
 /// fifties, and the shortened gradient leaves nothing for the rest. Source of the habit: Ren et al. 2015, 3.1.3.
@@ -31,31 +31,29 @@ fn started(preset: &Preset, recipe: &TrainRecipe, file: &Path) -> Result<Weights
     }
     let found = Checkpoint::read(file).map_err(TrainError::Checkpoint)?;
     let weights = found.shipped();
-    if weights.preset() != preset {
-        let (file, found) = (file.to_path_buf(), weights.preset().name.clone());
-        return Err(TrainError::StartsFromAnother { file, found, wanted: preset.name.clone() });
-    }
-    Ok(weights.clone())
+    weights.for_preset(preset).ok_or_else(|| TrainError::StartsFromAnother {
+        file: file.to_path_buf(),
+        found: weights.preset().name.clone(),
+        wanted: preset.name.clone(),
+    })
 }
 
-/// The weights of the first model of a folder, or of the model of a name.
+/// The weights of a model's first look.
 fn of_model(preset: &Preset, name: &Path) -> Result<Weights, TrainError> {
-    let failed = |source| TrainError::StartModel { name: name.to_path_buf(), source: Box::new(source) };
-    let model = if name.is_dir() {
-        let registry = ModelRegistry::of_folder(name.to_path_buf());
-        let first = registry.list().map_err(failed)?.into_iter().find(|model| model.folder.is_some());
-        let first = first.map_or_else(|| name.display().to_string(), |model| model.entry.name);
-        registry.load(&first).map_err(failed)?
-    } else {
-        ModelRegistry::usual().load(&name.to_string_lossy()).map_err(failed)?
+    let model = ModelRegistry::of_name_or_folder(name)
+        .map_err(|source| TrainError::StartModel { name: name.to_path_buf(), source: Box::new(source) })?;
+    let another = || TrainError::StartsFromAnother {
+        file: name.to_path_buf(),
+        found: model.entry.preset.clone(),
+        wanted: preset.name.clone(),
     };
-    if model.entry.preset != preset.name {
-        let (file, found) = (name.to_path_buf(), model.entry.preset);
-        return Err(TrainError::StartsFromAnother { file, found, wanted: preset.name.clone() });
-    }
-    let graphs: Vec<&[u8]> = model.graphs.iter().map(|graph| graph.bytes.as_ref()).collect();
-    Weights::of_graphs(preset, &graphs)
-        .map_err(|source| TrainError::StartGraphs { name: name.to_path_buf(), source: Box::new(source) })
+    let own = Preset::named(&model.entry.preset).ok_or_else(another)?;
+    let first = model.graphs.iter().filter(|graph| !graph.part.starts_with(CLOSE_UP));
+    let graphs: Vec<&[u8]> = first.map(|graph| graph.bytes.as_ref()).collect();
+    Weights::of_graphs(&own, &graphs)
+        .map_err(|source| TrainError::StartGraphs { name: name.to_path_buf(), source: Box::new(source) })?
+        .for_preset(preset)
+        .ok_or_else(another)
 }
 
 fn drawn(preset: &Preset, seed: u64) -> Weights {
@@ -152,6 +150,8 @@ mod tests {
         let error = fresh(&Preset::starter(), &recipe).unwrap_err().to_string();
         assert!(error.contains("norms: frozen"), "{error}");
         recipe.norms = NormStatistics::Frozen;
+        let closer = fresh(&Preset::close_up(), &recipe).unwrap().weights;
+        assert_eq!(closer.preset(), &Preset::close_up(), "the grid is another, the layers are the same");
         let begun = fresh(&Preset::starter(), &recipe).unwrap().weights;
         assert_eq!(begun.values("proposal.logits.bias"), weights.values("proposal.logits.bias"));
         let error = fresh(&Preset::reference(), &recipe).unwrap_err().to_string();

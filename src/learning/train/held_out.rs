@@ -12,7 +12,7 @@ use super::run::Event;
 use super::validation::{Segmenter, Validation};
 use crate::engine::graph::{Preset, Weights};
 use crate::engine::runtime::session::{Runtime, SessionOptions};
-use crate::learning::dataset::{OrganSet, Sample, whole_sample};
+use crate::learning::dataset::{OrganSet, Sample, SampleGrid, whole_sample};
 use crate::picture::{Outline, sheet};
 use crate::pipeline::network::{OrganMask, single};
 use crate::pipeline::volume::HuVolume;
@@ -122,7 +122,7 @@ impl HeldOut {
                 return Ok(None);
             }
             let case = patient.read().map_err(TrainError::Dataset)?;
-            let sample = whole_sample(&case, self.preset.spacing_mm, self.preset.largest_input);
+            let sample = whole_sample(&case, SampleGrid::of(&self.preset, self.preset.largest_input));
             let (found, grid) =
                 segmenter.measure(&sample, &mut validation).map_err(TrainError::Validation)?;
             see(&sample, &found, grid);

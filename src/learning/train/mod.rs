@@ -42,7 +42,7 @@ use crate::pipeline::network::NetworkError;
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// The recipe names no preset there is.
-    #[error("there is no preset {name}: the recipe's `preset` is `reference` or `starter`")]
+    #[error("there is no preset {name}: the recipe's `preset` is `reference`, `starter` or `close-up`")]
     Preset {
         /// What the recipe says.
         name: String,

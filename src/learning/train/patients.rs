@@ -11,9 +11,10 @@ use rand_pcg::Pcg64;
 
 use super::TrainError;
 use super::rarity::Rarity;
+use crate::engine::graph::Preset;
 use crate::learning::dataset::{
     AugmentSettings, Case, Dataset, DatasetError, LabelAtlas, OpenKbpPatient, OrganSet, Part, Sample,
-    StoredCase, draw_sample, list_open_kbp,
+    SampleGrid, StoredCase, draw_sample, list_open_kbp,
 };
 use crate::settings::{Synthetic, TrainRecipe};
 use crate::vocabulary::causes::with_causes;
@@ -126,8 +127,8 @@ pub(super) struct Patients {
     pub(super) atlases: Vec<LabelAtlas>,
     /// Probability that a step looks at a synthetic patient.
     pub(super) synthetic: f64,
-    /// Spacing of the network grid `(z, y, x)`, mm.
-    pub(super) spacing_mm: [f64; 3],
+    /// Grid, window and organs.
+    pub(super) preset: Preset,
     /// Voxels of a crop.
     pub(super) crop: [usize; 3],
     /// How far a look may be from the patient as scanned.
@@ -146,15 +147,16 @@ impl Patients {
     /// # Errors
     /// [`DatasetError`] when the patient's files cannot be used.
     fn sample(&self, rarity: &Rarity, step: u64) -> Result<Sample, DatasetError> {
+        let grid = SampleGrid::of(&self.preset, self.crop);
         let mut rng = Pcg64::seed_from_u64(self.seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         if self.real.is_empty() || (!self.atlases.is_empty() && rng.random_range(0.0..1.0) < self.synthetic) {
             let atlas = &self.atlases[rng.random_range(0..self.atlases.len())];
-            return Ok(atlas.draw(self.spacing_mm, self.crop, &self.varied, &mut rng));
+            return Ok(atlas.draw(grid, &self.varied, &mut rng));
         }
         let patients: Vec<&RealPatient> = self.real.iter().flat_map(|source| &source.patients).collect();
         let patient = patients[rarity.draw_patient(patients.len(), &mut rng)];
         let case = patient.read()?;
-        Ok(draw_sample(&case, self.spacing_mm, self.crop, &self.augment, &mut rng))
+        Ok(draw_sample(&case, grid, &self.augment, &mut rng))
     }
 
     /// Reads every real patient once, several at a time, those held out too, and counts the organs of the others.

@@ -352,7 +352,7 @@ pub(super) fn patients(
         real: real.training.clone(),
         atlases: atlases.map_err(TrainError::Dataset)?,
         synthetic: sources.atlas_share / (sources.atlas_share + real.share()),
-        spacing_mm: preset.spacing_mm,
+        preset: preset.clone(),
         crop: recipe.crop,
         augment: AugmentSettings {
             share: a.share,

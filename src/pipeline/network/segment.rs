@@ -21,7 +21,7 @@ use crate::vocabulary::space::VoxelBox;
 pub enum NetworkError {
     /// The model's architecture is not one of ours.
     #[error(
-        "the model wants the preset {found}; this program has reference and starter: use the program that made the model"
+        "the model wants the preset {found}; this program has reference, starter and close-up: use the program that made the model"
     )]
     Preset {
         /// Name in the manifest.
@@ -225,7 +225,7 @@ impl Network {
         Ok(best.0)
     }
 
-    /// The organs found, in class order.
+    /// The organs found, in class order; of a close-up its own alone.
     ///
     /// # Errors
     /// [`NetworkError`]: sides that are no multiples of 16, a run that failed, a graph that does not fit the preset,
@@ -249,7 +249,10 @@ impl Network {
             return Err(NetworkError::Input { shape });
         }
         let maps = self.trunk(&input.tensor, shape, ProposalLimits::DELIVERED)?;
-        let found = detections(&self.refine(&maps, shape)?.refined);
+        let mut found = detections(&self.refine(&maps, shape)?.refined);
+        if let Some(close_up) = &self.preset.close_up {
+            found.retain(|detection| close_up.is_for(detection.organ));
+        }
         Ok((maps, found))
     }
 

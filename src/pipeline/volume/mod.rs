@@ -16,5 +16,5 @@ pub use body::{TISSUE_HU, body_mask};
 pub use decode::{AIR_HU, LARGEST_SIDE, hu_of_frame};
 pub use error::{PixelError, VolumeError};
 pub use hu_volume::HuVolume;
-pub use network_input::{InputForm, NetworkInput};
+pub use network_input::{InputForm, NetworkInput, Views};
 pub use resample::resample;

@@ -37,18 +37,34 @@ const HIGHEST_HU: f32 = 3071.0;
 /// Depth from the top of a window in which the middle of a wide patient is looked for, mm: a head and its neck.
 const HEAD_MM: f64 = 250.0;
 
-impl NetworkInput {
-    /// The patient on the network's grid. A scan longer than the largest input gives several windows from the top
-    /// downwards, each overlapping the one before by half; one wider is cut round the middle of the head. Outside the
-    /// body everything is air. Source: Tang et al. 2019, Methods; the windows are ours.
+/// A scan as networks may see it.
+#[derive(Debug)]
+pub struct Views<'a> {
+    volume: &'a HuVolume,
+    body: Body,
+}
+
+impl<'a> Views<'a> {
+    /// Looks for the patient.
     ///
     /// # Errors
     /// [`VolumeError::NoBody`] where nothing of a patient's size is in the image, [`VolumeError::TooWide`] where it
     /// covers more than any patient.
-    pub fn windows(volume: &HuVolume, form: &InputForm) -> Result<Vec<Self>, VolumeError> {
+    pub fn of(volume: &'a HuVolume) -> Result<Self, VolumeError> {
         let body = Body::find(volume)?;
-        let n_planes = body.grid.shape()[0];
-        let Some(whole) = body.extent(0, n_planes) else { return Err(VolumeError::NoBody) };
+        match body.extent(0, body.grid.shape()[0]) {
+            Some(_) => Ok(Self { volume, body }),
+            None => Err(VolumeError::NoBody),
+        }
+    }
+
+    /// The patient on the network's grid. A scan longer than the largest input gives several windows from the top
+    /// downwards, each overlapping the one before by half; one wider is cut round the middle of the head. Outside the
+    /// body everything is air. Source: Tang et al. 2019, Methods; the windows are ours.
+    #[must_use]
+    pub fn windows(&self, form: &InputForm) -> Vec<NetworkInput> {
+        let body = &self.body;
+        let Some(whole) = body.extent(0, body.grid.shape()[0]) else { return Vec::new() };
         let [plane_mm, _, _] = body.grid.spacing_mm();
         let window_mm = form.largest[0] as f64 * form.spacing_mm[0];
         let at_most = planes(window_mm / plane_mm).max(1);
@@ -60,19 +76,23 @@ impl NetworkInput {
         }
         let windows = ends.into_iter().filter_map(|end| {
             let start = end.saturating_sub(at_most).max(whole.start[0]);
-            window(volume, &body, start..end, form)
+            Some(self.on_grid(grid_of_window(body, start..end, form)?))
         });
-        Ok(windows.collect())
+        windows.collect()
+    }
+
+    /// What of the patient lies on a grid; the rest is air.
+    #[must_use]
+    pub fn on_grid(&self, grid: Grid) -> NetworkInput {
+        let mut tensor = resample(self.volume, &grid);
+        self.body.clear_outside(&mut tensor, &grid, f32::from(AIR_HU));
+        tensor.mapv_inplace(|hu| 2.0 * (hu.clamp(f32::from(AIR_HU), HIGHEST_HU) + 1024.0) / 4100.0 - 1.0);
+        NetworkInput { tensor, grid }
     }
 }
 
-/// The part of the patient in these planes of the body's grid.
-fn window(
-    volume: &HuVolume,
-    body: &Body,
-    planes_of_body: std::ops::Range<usize>,
-    form: &InputForm,
-) -> Option<NetworkInput> {
+/// The grid of the part of the patient in these planes of the body's grid.
+fn grid_of_window(body: &Body, planes_of_body: std::ops::Range<usize>, form: &InputForm) -> Option<Grid> {
     let extent = body.extent(planes_of_body.start, planes_of_body.end)?;
     let spacing = body.grid.spacing_mm();
     let head = planes(HEAD_MM / spacing[0]);
@@ -99,11 +119,7 @@ fn window(
     let edge = body.grid.patient_from_voxel(VoxelPoint { z, y, x });
     let [sz, sy, sx] = form.spacing_mm;
     let origin = PatientPoint::lps_mm(edge.x + sx / 2.0, edge.y + sy / 2.0, edge.z + sz / 2.0);
-    let grid = Grid::axial(shape, form.spacing_mm, origin).ok()?;
-    let mut tensor = resample(volume, &grid);
-    body.clear_outside(&mut tensor, &grid, f32::from(AIR_HU));
-    tensor.mapv_inplace(|hu| 2.0 * (hu.clamp(f32::from(AIR_HU), HIGHEST_HU) + 1024.0) / 4100.0 - 1.0);
-    Some(NetworkInput { tensor, grid })
+    Grid::axial(shape, form.spacing_mm, origin).ok()
 }
 
 #[expect(
@@ -148,6 +164,10 @@ mod tests {
 
     const FORM: InputForm = InputForm { spacing_mm: [3.0, 2.5, 2.5], multiple: 16, largest: [96, 96, 96] };
 
+    fn windows_of(volume: HuVolume) -> Vec<NetworkInput> {
+        Views::of(&volume).unwrap().windows(&FORM)
+    }
+
     fn hu_at(input: &NetworkInput, x: f64, y: f64, z: f64) -> f32 {
         let v = input.grid.voxel_from_patient(PatientPoint::lps_mm(x, y, z));
         let value = input.tensor[[v.z.round() as usize, v.y.round() as usize, v.x.round() as usize]];
@@ -156,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_short_scan_is_one_window_with_everything_in_its_place() {
-        let windows = NetworkInput::windows(&patient(200.0, 180.0), &FORM).unwrap();
+        let windows = windows_of(patient(200.0, 180.0));
         let [input] = windows.as_slice() else { panic!("{} windows", windows.len()) };
         assert!(input.tensor.shape().iter().all(|side| side % 16 == 0));
         assert_eq!(input.tensor.shape(), input.grid.shape());
@@ -168,7 +188,7 @@ mod tests {
     /// 700 mm on windows of 288 mm: each overlaps the next by half, the last ends at the feet.
     #[test]
     fn a_long_scan_is_cut_into_overlapping_windows_from_the_top() {
-        let windows = NetworkInput::windows(&patient(700.0, 180.0), &FORM).unwrap();
+        let windows = windows_of(patient(700.0, 180.0));
         let tops: Vec<f64> = windows
             .iter()
             .map(|w| {
@@ -188,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_wide_patient_is_cut_round_the_middle() {
-        let [input] = &NetworkInput::windows(&patient(200.0, 420.0), &FORM).unwrap()[..] else { panic!() };
+        let [input] = &windows_of(patient(200.0, 420.0))[..] else { panic!() };
         assert_eq!(input.grid.shape()[2], 96);
         let middle = input.grid.origin().x + 2.5 * 95.0 / 2.0;
         assert!((middle - 15.0).abs() < 4.0, "{middle}");

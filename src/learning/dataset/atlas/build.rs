@@ -9,8 +9,10 @@ use super::LabelAtlas;
 use super::landmarks::{Landmarks, OrganPlace, Spine};
 use super::organs::{OrganShapes, normal, smooth_step};
 use super::pose::{OpenMouth, Pose};
+use crate::engine::graph::CloseUp;
 use crate::learning::dataset::augment::rotation;
 use crate::settings::Synthetic;
+use crate::vocabulary::organ::Organ;
 
 /// One patient.
 pub(super) struct Build<'a> {
@@ -28,13 +30,19 @@ pub(super) struct Build<'a> {
 }
 
 impl<'a> Build<'a> {
-    pub(super) fn draw(atlas: &'a LabelAtlas, varied: &Synthetic, rng: &mut impl Rng) -> Self {
+    pub(super) fn draw(
+        atlas: &'a LabelAtlas,
+        close_up: Option<&CloseUp>,
+        varied: &Synthetic,
+        rng: &mut impl Rng,
+    ) -> Self {
         let landmarks = atlas.landmarks();
         let mut even = |reach: f64| rng.random_range(-reach..=reach);
-        let angles = [even(8.0), even(6.0), even(8.0)];
+        let angles = [8.0, 6.0, 8.0].map(&mut even);
         let mut size = 1.0 + even(0.08);
         let sides: [f64; 3] = std::array::from_fn(|_| 1.0 + even(0.05));
-        let shift = [even(25.0), even(14.0), even(12.0)];
+        let reach = if close_up.is_some() { CLOSE_UP_SHIFT_MM } else { [25.0, 14.0, 12.0] };
+        let shift = reach.map(&mut even);
         let bends = [Bend::draw(45.0, 2.0..=6.0, rng), Bend::draw(20.0, 0.0..=2.2, rng)];
         let is_child = rng.random_range(0.0..1.0) < 0.08;
         if varied.sizes && is_child {
@@ -44,7 +52,9 @@ impl<'a> Build<'a> {
         for row in &mut matrix {
             (0..3).for_each(|axis| row[axis] /= size * sides[axis]);
         }
-        let looked_at = looked_at(atlas, landmarks, rng);
+        let looked_at = close_up
+            .and_then(|close_up| close_up.middle(&centres(landmarks)))
+            .unwrap_or_else(|| looked_at(atlas, landmarks, rng));
         let spine = landmarks.spine.as_ref();
         let proportions = Proportions::draw(is_child, rng);
         let pose = Pose::draw(rng);
@@ -114,6 +124,15 @@ impl<'a> Build<'a> {
         }
         place
     }
+}
+
+/// How far the window of a close-up may be from where it belongs, mm.
+const CLOSE_UP_SHIFT_MM: [f64; 3] = [12.0, 10.0, 10.0];
+
+/// Middles of all organs, mm.
+fn centres(landmarks: &Landmarks) -> Vec<(Organ, [f64; 3])> {
+    let centre = |organ| Some((organ, landmarks.organ(organ)?.centre));
+    Organ::ALL.into_iter().filter_map(centre).collect()
 }
 
 /// The middle of the patient at the height of a random slice of a random organ, mm.

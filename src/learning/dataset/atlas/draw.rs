@@ -12,8 +12,8 @@ use super::metal::Metal;
 use super::outside::Outside;
 use super::scanner::Scanner;
 use super::substance::{Substance, single};
-use crate::learning::dataset::augment::normalised;
-use crate::learning::dataset::{OrganSet, Sample};
+use crate::learning::dataset::augment::{normalised, organs_of};
+use crate::learning::dataset::{OrganSet, Sample, SampleGrid};
 use crate::settings::Synthetic;
 use crate::vocabulary::organ::Organ;
 
@@ -24,16 +24,11 @@ const NODE_MM: f64 = 6.0;
 const AIR_HU: f32 = -1024.0;
 
 impl LabelAtlas {
-    /// Draws a patient on a grid of `shape` voxels of `spacing_mm`, `(z, y, x)`: the same numbers from `rng`, the same
-    /// patient.
-    pub fn draw(
-        &self,
-        spacing_mm: [f64; 3],
-        shape: [usize; 3],
-        varied: &Synthetic,
-        rng: &mut impl Rng,
-    ) -> Sample {
-        let build = Build::draw(self, varied, rng);
+    /// Draws a patient on a grid: the same numbers from `rng`, the same
+    /// patient. The grid lies about any organ's height, or about the window of a close-up, which has its organs alone.
+    pub fn draw(&self, grid: SampleGrid<'_>, varied: &Synthetic, rng: &mut impl Rng) -> Sample {
+        let SampleGrid { spacing_mm, shape, close_up } = grid;
+        let build = Build::draw(self, close_up, varied, rng);
         let substance = Substance::draw(&self.hu, varied, rng);
         let scanner = Scanner::draw(spacing_mm, shape, varied, rng);
         let masses = Masses::draw(varied, rng);
@@ -53,6 +48,10 @@ impl LabelAtlas {
         outside.cut(&mut hu, &is_body, &scanner, AIR_HU);
         let mut image = scanner.on_grid(hu, spacing_mm, shape);
         let mut organs = self.organs(&field, spacing_mm, shape);
+        if let Some(close_up) = close_up {
+            let own = organs_of(close_up);
+            organs.mapv_inplace(|bits| bits & own.bits());
+        }
         image.mapv_inplace(normalised);
         for z in (0..shape[0]).filter(|z| !slices.contains(z)) {
             image.index_axis_mut(Axis(0), z).fill(-1.0);

@@ -162,7 +162,8 @@ mod tests {
     use rand_pcg::Pcg64;
 
     use super::*;
-    use crate::learning::dataset::OrganSet;
+    use crate::engine::graph::Preset;
+    use crate::learning::dataset::{OrganSet, SampleGrid};
     use crate::settings::Synthetic;
 
     /// A brick of muscle with a left parotid towards x high, which is the patient's left.
@@ -185,7 +186,8 @@ mod tests {
         let mut mirrored = 0;
         for seed in 0..12 {
             let mut rng = Pcg64::seed_from_u64(seed);
-            let sample = atlas.draw([3.0, 2.5, 2.5], [32, 48, 64], &Synthetic::ALL, &mut rng);
+            let sample =
+                atlas.draw(SampleGrid::whole([3.0, 2.5, 2.5], [32, 48, 64]), &Synthetic::ALL, &mut rng);
             assert!(sample.image.iter().all(|v| (-1.0..=1.0).contains(v)));
             for organ in OrganSet::from_bits(sample.organs.iter().fold(0, |bits, v| bits | v)).iter() {
                 let bit = OrganSet::of(organ).bits();
@@ -213,10 +215,46 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_patient() {
         let draw = |seed| {
-            atlas().draw([3.0, 2.5, 2.5], [16, 32, 48], &Synthetic::ALL, &mut Pcg64::seed_from_u64(seed))
+            atlas().draw(
+                SampleGrid::whole([3.0, 2.5, 2.5], [16, 32, 48]),
+                &Synthetic::ALL,
+                &mut Pcg64::seed_from_u64(seed),
+            )
         };
         assert_eq!(draw(4), draw(4));
         assert_ne!(draw(4).image, draw(5).image);
+    }
+
+    /// Whatever the patient, the window of a close-up holds its organs whole, or nearly, and names no other.
+    #[test]
+    fn a_close_up_shows_its_organs_and_no_other() {
+        let anatomy = crate::learning::phantom::shipped_anatomy().unwrap();
+        let preset = Preset::close_up();
+        let close_up = preset.close_up.as_ref().unwrap();
+        // Half the resolution of the preset shows as well where the window lies.
+        let grid = SampleGrid {
+            spacing_mm: preset.spacing_mm.map(|mm| 2.0 * mm),
+            shape: close_up.window.map(|side| side / 2),
+            close_up: Some(close_up),
+        };
+        let whole = Synthetic { field_of_view: false, ..Synthetic::ALL };
+        let (mut present, mut inside) = (0, 0);
+        for seed in 0..8 {
+            let sample = anatomy.draw(grid, &whole, &mut Pcg64::seed_from_u64(seed));
+            assert_eq!(sample.annotated, OrganSet::ALL);
+            for organ in Organ::ALL {
+                let bit = OrganSet::of(organ).bits();
+                let voxels: Vec<_> =
+                    sample.organs.indexed_iter().filter(|(_, bits)| *bits & bit != 0).collect();
+                assert!(voxels.is_empty() || close_up.is_for(organ), "seed {seed}: {organ:?}");
+                let touches = |at: (usize, usize, usize)| {
+                    [at.0, at.1, at.2].iter().zip(grid.shape).any(|(at, side)| *at == 0 || at + 1 == side)
+                };
+                present += usize::from(!voxels.is_empty());
+                inside += usize::from(!voxels.is_empty() && !voxels.iter().any(|(at, _)| touches(*at)));
+            }
+        }
+        assert!(present >= 92 && inside >= 88, "of 96 organs {present} were there, {inside} of them whole");
     }
 
     /// On the shipped anatomy, coarse: each switch changes some patient, and nothing but itself is needed for it.
@@ -225,7 +263,7 @@ mod tests {
         let anatomy = crate::learning::phantom::shipped_anatomy().unwrap();
         let none = Synthetic::NONE;
         let draw = |varied: &Synthetic, seed| {
-            anatomy.draw([6.0; 3], [48, 32, 48], varied, &mut Pcg64::seed_from_u64(seed))
+            anatomy.draw(SampleGrid::whole([6.0; 3], [48, 32, 48]), varied, &mut Pcg64::seed_from_u64(seed))
         };
         let seeds = 0..6;
         let plain: Vec<_> = seeds.clone().map(|seed| draw(&none, seed)).collect();
@@ -254,7 +292,7 @@ mod tests {
         let anatomy = crate::learning::phantom::shipped_anatomy().unwrap();
         let (mut n, mut folded) = (0_usize, 0_usize);
         for seed in 0..8 {
-            let build = build::Build::draw(&anatomy, &Synthetic::ALL, &mut Pcg64::seed_from_u64(seed));
+            let build = build::Build::draw(&anatomy, None, &Synthetic::ALL, &mut Pcg64::seed_from_u64(seed));
             for k in 0..16 * 12 * 16_usize {
                 let at = [k / 192, k / 16 % 12, k % 16].map(|i| i as f64 * 15.0 - 110.0);
                 let here = build.place(at);
