@@ -43,12 +43,14 @@ impl Served {
             .stderr(fs::File::create(folder.join("log.txt")).unwrap())
             .spawn()
             .unwrap();
-        meanwhile(child.id());
+        let stdout = child.stdout.take().unwrap();
+        let process = Process(child);
+        meanwhile(process.0.id());
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
         let address = line.trim().rsplit(' ').next().and_then(|address| address.parse().ok());
         let said = || fs::read_to_string(folder.join("log.txt")).unwrap();
-        Self { process: Process(child), address: address.unwrap_or_else(|| panic!("{line:?} {}", said())) }
+        Self { process, address: address.unwrap_or_else(|| panic!("{line:?} {}", said())) }
     }
 
     pub(crate) fn footprint(&self) -> Footprint {

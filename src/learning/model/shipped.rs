@@ -8,6 +8,9 @@ pub(super) const FILES: &[(&str, &[u8])] = &[
     ("starter.trunk.onnx", include_bytes!("../../../onnx/starter.trunk.onnx")),
     ("starter.refinement.onnx", include_bytes!("../../../onnx/starter.refinement.onnx")),
     ("starter.mask.onnx", include_bytes!("../../../onnx/starter.mask.onnx")),
+    ("starter.close-up-trunk.onnx", include_bytes!("../../../onnx/starter.close-up-trunk.onnx")),
+    ("starter.close-up-refinement.onnx", include_bytes!("../../../onnx/starter.close-up-refinement.onnx")),
+    ("starter.close-up-mask.onnx", include_bytes!("../../../onnx/starter.close-up-mask.onnx")),
 ];
 
 /// The bytes of a shipped file.

@@ -4,8 +4,12 @@ use super::{Examined, Finding, ScanEnd};
 use crate::pipeline::network::{MASK_THRESHOLD, OrganMask};
 use crate::vocabulary::space::{Grid, PatientVector, VoxelPoint};
 
-/// Marks organs that come within one voxel of the network's grid of an end of the image, or touch an end of the
-/// network's grid where the image goes on.
+/// So near to an end of the image an organ may go on beyond it, mm: in the last plane a mask fades.
+const REACH_MM: f64 = 3.0;
+/// So near to an end of the network's grid it touches that end, mm: less than a voxel of any first look.
+const WINDOW_REACH_MM: f64 = 2.0;
+
+/// Marks organs that come near an end of the image, or touch an end of the network's grid where the image goes on.
 pub(super) fn mark_truncated(examined: &mut Examined, network_grid: &Grid, image_grid: &Grid) {
     for n in 0..examined.masks.len() {
         let organ = examined.masks[n].organ;
@@ -17,8 +21,7 @@ pub(super) fn mark_truncated(examined: &mut Examined, network_grid: &Grid, image
 
 fn ends(mask: &OrganMask, network_grid: &Grid, image_grid: &Grid) -> Vec<ScanEnd> {
     let (shape, spacing_mm) = (image_grid.shape(), image_grid.spacing_mm());
-    let reach_mm = network_grid.spacing_mm().into_iter().fold(0.0, f64::max);
-    let window = network_grid.shape();
+    let (window, voxel_mm) = (network_grid.shape(), network_grid.spacing_mm());
     let mut found = Vec::new();
     for ((z, y, x), _) in mask.probability.indexed_iter().filter(|(_, p)| **p >= MASK_THRESHOLD) {
         let [k, j, i]: [usize; 3] =
@@ -31,13 +34,16 @@ fn ends(mask: &OrganMask, network_grid: &Grid, image_grid: &Grid) -> Vec<ScanEnd
             let to_low_mm = (at + 0.5) * spacing_mm[axis];
             let to_high_mm = (shape[axis] as f64 - 0.5 - at) * spacing_mm[axis];
             for (mm, outward) in [(to_low_mm, outward * -1.0), (to_high_mm, outward)] {
-                if mm <= reach_mm {
+                if mm <= REACH_MM {
                     at_an_end = true;
                     found.push(end_towards(outward));
                 }
             }
         }
-        let at_window = (0..3).any(|axis| [k, j, i][axis] == 0 || [k, j, i][axis] + 1 == window[axis]);
+        let at_window = (0..3).any(|axis| {
+            let voxels = [k, j, i][axis].min(window[axis] - 1 - [k, j, i][axis]);
+            voxels as f64 * voxel_mm[axis] < WINDOW_REACH_MM
+        });
         if at_window && !at_an_end {
             found.push(ScanEnd::Window);
         }
