@@ -97,6 +97,28 @@ pub(crate) fn acknowledge_at_once(socket: &TcpStream) {
     }
 }
 
+/// One heap that is kept. Each training graph gives its memory back after a run (decision 15); else the system takes it,
+/// and clears it page by page for the next graph.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const KEPT_HEAP: &str =
+    "glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1:glibc.malloc.trim_threshold=8589934592";
+
+/// Starts this program anew in the same process, with a heap that is kept, where the C library is glibc and nobody has
+/// chosen its settings already; returns where it did not have to, or could not.
+pub(crate) fn keep_heap() -> io::Result<()> {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    if std::env::var_os("GLIBC_TUNABLES").is_none() {
+        let mut arguments = std::env::args_os();
+        let mut anew = std::process::Command::new(std::env::current_exe()?);
+        if let Some(name) = arguments.next() {
+            std::os::unix::process::CommandExt::arg0(&mut anew, name);
+        }
+        anew.args(arguments).env("GLIBC_TUNABLES", KEPT_HEAP);
+        return Err(std::os::unix::process::CommandExt::exec(&mut anew));
+    }
+    Ok(())
+}
+
 /// What a process is told from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {

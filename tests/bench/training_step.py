@@ -228,7 +228,11 @@ def main():
     print(f"{given.preset}, PyTorch {importlib.metadata.version('torch')}, {given.threads} threads, "
           f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, best of {given.rounds}")
     plan = dict(preset=given.preset, threads=given.threads, crop=PRESETS[given.preset][1], rows=ROWS, boxes=BOXES)
-    environment = {**os.environ, "OARLOCK_TIMED_STEP": json.dumps(plan)}
+    # As `oarlock train` sets them for itself (src/platform.rs).
+    heap = "glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1:glibc.malloc.trim_threshold=8589934592"
+    environments = dict(
+        torch=dict(os.environ),
+        oarlock={**os.environ, "OARLOCK_TIMED_STEP": json.dumps(plan), "GLIBC_TUNABLES": heap})
     passed = ["--preset", given.preset, "--threads", str(given.threads), "--torch"]
     program = given.program or test_program(given.release)
     commands = dict(
@@ -237,7 +241,8 @@ def main():
     best = {}
     for _ in range(given.rounds):
         for side, command in commands.items():
-            run = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True)
+            run = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                 env=environments[side], text=True)
             found = json.loads(next(line for line in run.stdout.splitlines() if line.startswith("{")))
             before = best.get(side, found)
             best[side] = {key: min(before[key], found[key]) for key in found}

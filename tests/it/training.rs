@@ -361,3 +361,28 @@ fn what_cannot_be_trained_is_told_before_anything_is_written() {
     assert_eq!(run.checkpoints(), [1]);
     assert!(std::fs::read(run.checkpoint(1)).unwrap() == before);
 }
+
+/// The process that takes the steps is the one that was started, with a heap that is kept, or with the heap that somebody
+/// chose for it.
+#[cfg(target_env = "gnu")]
+#[test]
+fn training_keeps_its_heap_unless_somebody_has_chosen() {
+    let heap = |chosen: Option<&str>| {
+        let run = Run::new();
+        let mut command = run.command(&[]);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).env_remove("GLIBC_TUNABLES");
+        command.envs(chosen.map(|chosen| ("GLIBC_TUNABLES", chosen)));
+        let mut process = Process(command.spawn().unwrap());
+        run.wait_for_step(1, &mut process.0);
+        assert!(!run.logged().is_empty(), "no step was taken");
+        let environment = std::fs::read(format!("/proc/{}/environ", process.0.id())).unwrap();
+        let environment = String::from_utf8_lossy(&environment).into_owned();
+        let heap = environment
+            .split('\0')
+            .find_map(|entry| entry.strip_prefix("GLIBC_TUNABLES="))
+            .map(str::to_owned);
+        heap.unwrap_or_default()
+    };
+    assert!(heap(None).contains("glibc.malloc.mmap_max=0"));
+    assert_eq!(heap(Some("glibc.malloc.arena_max=2")), "glibc.malloc.arena_max=2");
+}
