@@ -4,6 +4,7 @@ use std::error::Error;
 
 use super::{RuntimeChoice, start_runtime};
 use crate::cli::AnatomyArgs;
+use crate::engine::graph::Preset;
 use crate::engine::runtime::session::{Provider, SessionOptions};
 use crate::learning::model::{ModelRegistry, StoredModel};
 use crate::pipeline::anatomy::AnatomySettings;
@@ -22,12 +23,17 @@ use crate::vocabulary::causes::with_causes;
 /// structure set.
 ///
 /// # Errors
-/// No runtime, no such model, another hash than its manifest states, or graphs that do not load.
+/// No runtime, no such model, another hash than its manifest states, a model that only looks closer, or graphs that do
+/// not load.
 pub(super) fn load_model(
     runtime: &RuntimeChoice,
     name: &str,
 ) -> Result<ContouringModel, Box<dyn Error + Send + Sync>> {
     let stored = ModelRegistry::usual().load(name)?;
+    if Preset::named(&stored.entry.preset).is_some_and(|preset| preset.close_up.is_some()) {
+        let alone = "looks closer at what another has found, and cannot begin: join it to a model with `oarlock model join`";
+        return Err(format!("the model {name} {alone}").into());
+    }
     let runtime = start_runtime(runtime)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let load_one = |provider, preset, first| {

@@ -77,7 +77,7 @@ fn an_imported_checkpoint_gives_the_numbers_of_the_original() {
 #[test]
 fn a_second_look_is_joined_to_a_model_and_nothing_else_is() {
     let home = tempfile::tempdir().unwrap();
-    let (closer, models) = (home.path().join("closer"), home.path().join("models"));
+    let (closer, models) = (home.path().join("oarlock/models"), home.path().join("joined"));
     let [closer, models] = [&closer, &models].map(|folder| folder.to_str().unwrap());
     let graphs = oarlock(home.path(), &["model", "graphs", "--preset", "close-up", "-o", closer]);
     assert!(graphs.status.success(), "{}", said(&graphs));
@@ -96,6 +96,11 @@ fn a_second_look_is_joined_to_a_model_and_nothing_else_is() {
         assert_eq!(refused.status.code(), Some(1));
         assert!(said(&refused).contains("cannot look closer"), "{}", said(&refused));
     }
+    let config = home.path().join("service.yaml");
+    std::fs::write(&config, "network: {model: close-up-untrained}\n").unwrap();
+    let alone = oarlock(home.path(), &["serve", "--port", "0", "--config", config.to_str().unwrap()]);
+    assert_eq!(alone.status.code(), Some(1));
+    assert!(said(&alone).contains("oarlock model join"), "{}", said(&alone));
 }
 
 #[test]
