@@ -98,10 +98,11 @@ pub(crate) fn acknowledge_at_once(socket: &TcpStream) {
 }
 
 /// One heap that is kept. Each training graph gives its memory back after a run (decision 15); else the system takes it,
-/// and clears it page by page for the next graph.
+/// and clears it page by page for the next graph. No cache of small blocks for a thread: one of them, given free behind a
+/// large block, keeps that from joining what follows.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const KEPT_HEAP: &str =
-    "glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1:glibc.malloc.trim_threshold=8589934592";
+const KEPT_HEAP: &str = "glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0\
+    :glibc.malloc.trim_threshold=8589934592";
 
 /// Starts this program anew in the same process, with a heap that is kept, where the C library is glibc and nobody has
 /// chosen its settings already; returns where it did not have to, or could not.

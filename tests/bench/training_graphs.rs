@@ -1,4 +1,4 @@
-//! Writes the graphs of a training step of a preset, to be looked at, and weights, from which `training_step.py` starts
+//! Writes the graphs of a training step of a preset, to be looked at, says what each needs at a time, and writes weights, from which `training_step.py` starts
 //! PyTorch.
 //!
 //! `cargo run --example bench_training_graphs -- FOLDER [starter|reference] [gpu]`; with `gpu` in the form for one.
@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use oarlock::engine::graph::training::{TrainingGraph, backbone_step, forward, mask_step, refinement_step};
+use oarlock::engine::graph::training::{TrainingGraph, mask_step, refinement_step, trunk_step};
 use oarlock::engine::graph::{Machine, Norms, Preset, Weights};
 
 /// `(z, y, x)` voxels of the boxes that the mask head sees: those of a parotid, a brain stem, an eye, a submandibular gland,
@@ -17,6 +17,7 @@ const BOXES: [[usize; 3]; 6] =
 /// Proposals of the refinement.
 const ROWS: usize = 64;
 
+#[expect(clippy::print_stdout, reason = "a program of the command line")]
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args_os().skip(1);
     let folder: PathBuf = arguments.next().ok_or("name a folder to write to")?.into();
@@ -29,10 +30,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let crop = if name == "reference" { [64, 96, 96] } else { [96, 80, 96] };
     Weights::start(&preset, 1).save(&folder.join(format!("{name}.safetensors")))?;
     let write = |part: &str, graph: TrainingGraph| {
+        println!("{part}: {} MB", graph.peak_bytes / 1_000_000);
         std::fs::write(folder.join(format!("{name}.{part}.onnx")), graph.bytes)
     };
-    write("forward", forward(&preset, crop, Norms::Batch, machine))?;
-    write("backbone_step", backbone_step(&preset, crop, Norms::Batch, machine))?;
+    let trunk = trunk_step(&preset, crop, Norms::Batch, machine);
+    println!("kept between the trunk's ways: {} MB", trunk.kept_bytes() / 1_000_000);
+    write("way_out", trunk.out)?;
+    write("way_back", trunk.back)?;
     write("refinement_step", refinement_step(&preset, ROWS))?;
     for [d, h, w] in BOXES {
         write(&format!("mask_step.{d}x{h}x{w}"), mask_step(&preset, [d, h, w], machine))?;

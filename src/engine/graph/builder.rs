@@ -3,7 +3,7 @@
 //! Shapes are those of one concrete run. An input may declare a side by name instead; then the operators put after it
 //! must not depend on that side, which is for the caller to keep (the inference graphs do).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 
@@ -64,8 +64,9 @@ pub(crate) enum Attribute {
 }
 
 /// A graph in the making.
+#[derive(Clone)]
 pub(crate) struct GraphBuilder {
-    graph: GraphProto,
+    pub(super) graph: GraphProto,
     tensors: Vec<(String, Vec<usize>)>,
     constants: BTreeMap<(Element, Vec<usize>, Vec<u8>), Tensor>,
     metadata: Vec<StringStringEntryProto>,
@@ -221,6 +222,28 @@ impl GraphBuilder {
         self.tensor(name, shape)
     }
 
+    /// One part, `wanted`, of `count` along an axis, as long as the list `lengths` says.
+    pub(super) fn split(
+        &mut self,
+        x: Tensor,
+        lengths: Tensor,
+        axis: usize,
+        count: usize,
+        wanted: usize,
+        shape: Vec<usize>,
+    ) -> Tensor {
+        let name = format!("Split {}", self.graph.node.len());
+        let part = |number| if number == wanted { name.clone() } else { format!("{name} beside {number}") };
+        self.graph.node.push(NodeProto {
+            input: vec![self.name(x).to_owned(), self.name(lengths).to_owned()],
+            output: (0..count).map(part).collect(),
+            name: name.clone(),
+            op_type: "Split".to_owned(),
+            attribute: vec![attribute("axis", Attribute::Int(axis as i64))],
+        });
+        self.tensor(name, shape)
+    }
+
     /// The name of a tensor in the file.
     pub(crate) fn name(&self, tensor: Tensor) -> &str {
         &self.tensors[tensor.0].0
@@ -228,7 +251,9 @@ impl GraphBuilder {
 
     /// The most bytes that the values of one run need at a time; see [`super::memory`].
     pub(crate) fn peak_bytes(&self) -> u64 {
-        let sizes = self.tensors.iter().map(|(name, shape)| {
+        let used = self.used();
+        let of_graph = self.tensors.iter().filter(|(name, _)| used.contains(name.as_str()));
+        let sizes = of_graph.map(|(name, shape)| {
             let elements: usize = shape.iter().product();
             (name.as_str(), 4 * elements as u64)
         });
@@ -252,6 +277,69 @@ impl GraphBuilder {
             metadata_props: self.metadata,
         }
         .encode_to_vec()
+    }
+
+    /// The tensors of these names, in the order in which they were made.
+    pub(super) fn tensors_named(&self, names: &BTreeSet<&str>) -> Vec<Tensor> {
+        let named = self.tensors.iter().enumerate().filter(|(_, (name, _))| names.contains(name.as_str()));
+        named.map(|(at, _)| Tensor(at)).collect()
+    }
+
+    /// Forgets the doors out; the nodes that led to them are gone.
+    pub(super) fn forget_outputs(&mut self) {
+        self.graph.output.clear();
+        self.outputs.clear();
+    }
+
+    /// A door out under the tensor's own name.
+    pub(super) fn output_in_place(&mut self, tensor: Tensor) {
+        let (name, shape) = self.tensors[tensor.0].clone();
+        let sides = shape.iter().map(|&side| Side::Fixed(side as i64)).collect();
+        self.graph.output.push(value_info(&name, Element::F32, sides));
+        self.outputs.push((name, tensor));
+    }
+
+    /// A door in for a tensor that no node makes any more; see [`Machine::Processor`] for its sides.
+    pub(super) fn input_in_place(&mut self, tensor: Tensor) {
+        let (name, shape) = &self.tensors[tensor.0];
+        let sides = self.sides_of_door(name, shape);
+        let info = value_info(name, Element::F32, sides);
+        self.graph.input.push(info);
+    }
+
+    /// The sides that a door in declares.
+    pub(super) fn sides_of_door(&self, name: &str, shape: &[usize]) -> Vec<Side> {
+        let is_hidden = self.machine == Machine::Processor && shape.len() == 5;
+        let side = |(axis, &side): (usize, &usize)| match axis.checked_sub(2).filter(|_| is_hidden) {
+            Some(axis) => Side::Named(format!("{name} {}", ["z", "y", "x"][axis])),
+            None => Side::Fixed(side as i64),
+        };
+        shape.iter().enumerate().map(side).collect()
+    }
+
+    /// Takes away what leads to no door out.
+    pub(super) fn drop_unread(&mut self) {
+        let mut read: BTreeSet<String> = self.graph.output.iter().map(|door| door.name.clone()).collect();
+        let nodes = std::mem::take(&mut self.graph.node);
+        for node in nodes.into_iter().rev() {
+            if node.output.iter().any(|name| read.contains(name)) {
+                read.extend(node.input.iter().cloned());
+                self.graph.node.push(node);
+            }
+        }
+        self.graph.node.reverse();
+        self.graph.input.retain(|door| read.contains(&door.name));
+        self.graph.initializer.retain(|stored| read.contains(&stored.name));
+    }
+
+    /// Names of the doors in.
+    pub(super) fn inputs(&self) -> BTreeSet<&str> {
+        self.graph.input.iter().map(|door| door.name.as_str()).collect()
+    }
+
+    fn used(&self) -> BTreeSet<&str> {
+        let nodes = &self.graph.node;
+        nodes.iter().flat_map(|node| node.input.iter().chain(&node.output)).map(String::as_str).collect()
     }
 
     fn constant_bytes(&mut self, element: Element, shape: &[usize], bytes: Vec<u8>) -> Tensor {

@@ -22,6 +22,7 @@ impl Layers<'_> {
                 needed.insert(step.output);
             }
         }
+        let parts = self.parts_of_concatenations(&tape);
         let mut gradients = BTreeMap::new();
         for &(output, seed) in seeds {
             self.graph.accumulate(&mut gradients, output, seed);
@@ -29,6 +30,12 @@ impl Layers<'_> {
         for step in tape.iter().rev().filter(|step| needed.contains(&step.output)) {
             // Every use of this output lies behind it on the tape, so its gradient is complete.
             let Some(&gradient) = gradients.get(&step.output) else { continue };
+            let part = parts.get(&step.output).filter(|_| matches!(step.rule, Rule::Relu));
+            let read_there = part.map(|&(whole, axis, start)| {
+                let length = self.graph.shape(step.output)[axis];
+                Step { output: self.graph.part(whole, axis, start, length), ..step.clone() }
+            });
+            let step = read_there.as_ref().unwrap_or(step);
             for (index, &input) in step.inputs.iter().enumerate().filter(|(_, input)| needed.contains(input))
             {
                 let part = self.graph.pull_back(step, index, gradient);
@@ -43,6 +50,28 @@ impl Layers<'_> {
         }
         self.tape = tape;
         wanted.iter().map(|tensor| *gradients.get(tensor).expect("a wanted tensor has influence")).collect()
+    }
+
+    /// Tensors that nothing reads but a concatenation: whole, axis, first element. Where the way back reads them there,
+    /// they need not lie beside it.
+    fn parts_of_concatenations(&self, tape: &[Step]) -> BTreeMap<Tensor, (Tensor, usize, usize)> {
+        let mut parts = BTreeMap::new();
+        if self.graph.machine == Machine::Gpu {
+            return parts;
+        }
+        let mut uses: BTreeMap<Tensor, usize> = BTreeMap::new();
+        tape.iter().flat_map(|step| &step.inputs).for_each(|input| *uses.entry(*input).or_default() += 1);
+        for step in tape {
+            let Rule::Concat { axis } = step.rule else { continue };
+            let mut start = 0;
+            for input in &step.inputs {
+                if uses[input] == 1 {
+                    parts.insert(*input, (step.output, axis, start));
+                }
+                start += self.graph.shape(*input)[axis];
+            }
+        }
+        parts
     }
 }
 

@@ -5,7 +5,7 @@
 //! [`Layers::gradients`](super::derivative) can go back. A convolution in front of a norm has no bias: the norm would
 //! take it out again, its gradient is zero, and Adam would walk it by noise.
 
-use super::builder::{Attribute, Element, GraphBuilder, Machine, Tensor};
+use super::builder::{Attribute, Element, GraphBuilder, Tensor};
 use super::onnx::Side;
 use super::operators::Window;
 use super::weights::{Parameter, Role, Start, Weights};
@@ -123,12 +123,8 @@ impl<'w> Layers<'w> {
 
     /// A door in; where the form is inference, `sides` says which sides the caller chooses.
     pub(crate) fn input(&mut self, name: &str, shape: &[usize], sides: &[&str]) -> Tensor {
-        let mut declared = declared(shape, sides);
-        if self.graph.machine == Machine::Processor && shape.len() == 5 {
-            for (side, axis) in declared[2..].iter_mut().zip(["z", "y", "x"]) {
-                *side = Side::Named(format!("{name} {axis}"));
-            }
-        }
+        let declared =
+            if sides.is_empty() { self.graph.sides_of_door(name, shape) } else { declared(shape, sides) };
         self.graph.input_with_sides(name, Element::F32, shape, declared)
     }
 

@@ -6,6 +6,7 @@
 mod adam;
 mod builder;
 mod close_up;
+mod cut;
 mod derivative;
 mod description;
 mod flat;

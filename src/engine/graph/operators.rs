@@ -191,6 +191,17 @@ impl GraphBuilder {
         self.node("Pad", &[x, pads], vec![], shape)
     }
 
+    /// As [`Self::slice`] of a part of an axis, on all threads: Slice runs on one.
+    pub(crate) fn part(&mut self, x: Tensor, axis: usize, start: usize, length: usize) -> Tensor {
+        let mut shape = self.shape(x).to_vec();
+        let parts = [start, length, shape[axis] - start - length];
+        shape[axis] = length;
+        let wanted = usize::from(start > 0);
+        let parts: Vec<_> = parts.into_iter().filter(|part| *part > 0).map(|part| part as i64).collect();
+        let lengths = self.integers(&parts);
+        self.split(x, lengths, axis, parts.len(), wanted, shape)
+    }
+
     /// One where elements are equal, zero elsewhere.
     pub(crate) fn equal(&mut self, a: Tensor, b: Tensor) -> Tensor {
         let same = self.binary("Equal", a, b);

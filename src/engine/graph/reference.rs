@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::hashed::{hashed, hashed_weights};
-use super::training::{self, TrainingGraph};
+use super::training::{self, TrainingGraph, TrunkStep};
 use super::weights::Role;
 use super::{Adam, AdamRates, Machine, Norms, Preset, Weights, uanet};
 use crate::engine::runtime::session::{
@@ -113,10 +113,14 @@ fn trunk(runtime: Runtime, weights: &Weights, reference: &mut Reference, machine
     let mut session = load(runtime, "trunk", &uanet::trunk_graph(weights));
     reference.check("trunk", &session.run(&image).unwrap(), &maps);
 
-    let graph = training::forward(preset, SIDES, Norms::Batch, machine);
-    let mut session = load(runtime, "forward", &graph.bytes);
-    let all: Vec<_> = weight_inputs(weights, &graph.weights).into_iter().chain(image).collect();
-    reference.check("forward", &session.run(&all).unwrap(), &maps);
+    let TrunkStep { out, back, kept } = training::trunk_step(preset, SIDES, Norms::Batch, machine);
+    assert_eq!(kept.is_empty(), machine == Machine::Gpu);
+    let mut session = load(runtime, "way out", &out.bytes);
+    let all: Vec<_> = weight_inputs(weights, &out.weights).into_iter().chain(image).collect();
+    let mut found = session.run(&all).unwrap();
+    reference.check("forward", &found, &maps);
+    let handed: Vec<_> = kept.iter().map(|(name, _)| found.take(name).unwrap()).collect();
+    let handed = kept.iter().map(|(name, _)| name.as_str()).zip(handed.iter().map(Input::Kept));
 
     inputs.add("positive", &at(12, 8), above(0.7), "positive");
     inputs.add("negative", &at(12, 8), |v| 0.3 * above(0.0)(v), "negative");
@@ -131,10 +135,10 @@ fn trunk(runtime: Runtime, weights: &Weights, reference: &mut Reference, machine
     let chosen: Vec<_> =
         (0..72 * positions).map(|i| positive[i / (6 * positions) * positions + i % positions]).collect();
     inputs.0.push(("box_weights", at(72, 8).to_vec(), chosen));
-    let graph = training::backbone_step(preset, SIDES, Norms::Batch, machine);
-    let mut session = load(runtime, "backbone_step", &graph.bytes);
-    let all: Vec<_> = weight_inputs(weights, &graph.weights).into_iter().chain(inputs.all()).collect();
-    let names = all_of(&graph, &["loss.rpn_class", "loss.rpn_box"], &[]);
+    let mut session = load(runtime, "way back", &back.bytes);
+    let weights = weight_inputs(weights, &back.weights);
+    let all: Vec<_> = weights.into_iter().chain(inputs.all()).chain(handed).collect();
+    let names = all_of(&back, &["loss.rpn_class", "loss.rpn_box"], &[]);
     reference.check("backbone_step", &session.run(&all).unwrap(), &names);
 }
 

@@ -2,26 +2,28 @@
 //!
 //! One step, as the caller goes through it (batch of one case, `(D, H, W)` multiples of 16):
 //!
-//! 1. [`forward`]: image and weights -> `f2`, `f4`, `f8`, `logits`, `deltas`, normalised by this case's statistics.
+//! 1. The way out of [`trunk_step`]: image and weights -> `f2`, `f4`, `f8`, `logits`, `deltas`, normalised by this case's
+//!    statistics.
 //! 2. In Rust, without gradient: anchor targets, proposals, samples of the second stage, boxes of the mask head.
 //! 3. [`refinement_step`] once, [`mask_step`] once per organ's box: losses, gradients of the heads' weights, and of the
 //!    pooled cells and crops, which the caller adds into `df2`, `df4`, `df8` where they were taken.
-//! 4. [`backbone_step`]: recomputes the trunk, adds its own losses, and gives the trunk's gradients and running statistics.
+//! 4. Its way back: adds the trunk's own losses, and gives its gradients and running statistics.
 //! 5. `Adam` moves the weights.
 //!
-//! Recomputing costs one forward pass; in return the memory needed is the larger of a trunk's step and a head's, not
-//! their sum.
+//! On a processor the way back is handed what it needs of the way out ([`super::cut`]), which lies there while the heads
+//! work. On a GPU it computes the way out anew, because sessions hand over by way of the host.
 //!
 //! In every graph each weight is an input of its own name, [`TrainingGraph::weights`] lists which, and the gradient of
 //! weight `w` is the output `grad.w`. Shapes are fixed when a graph is built: keep sessions by shape. Every gradient is
 //! multiplied by the input `loss_scale`, which may be left out and then is one ([`super::mixed`]).
 
-use super::builder::{Machine, Tensor};
+use super::builder::{GraphBuilder, Machine, Tensor};
+use super::cut::Halves;
 use super::layers::{Form, Layers, Norms};
 use super::mixed::LOSS_SCALE;
 use super::preset::{COARSE_STRIDE, INPUT_MULTIPLE, N_ANCHORS, N_CLASSES, Preset};
-use super::uanet;
-use super::weights::Role;
+use super::uanet::{self, TrunkOutputs};
+use super::weights::{Parameter, Role};
 
 /// A graph with weights for inputs.
 #[derive(Debug, Clone)]
@@ -40,6 +42,38 @@ pub struct TrainingGraph {
     pub peak_bytes: u64,
 }
 
+/// The trunk's two graphs of a step.
+#[derive(Debug, Clone)]
+pub struct TrunkStep {
+    /// [`forward`], with what is kept as further outputs.
+    pub out: TrainingGraph,
+    /// [`backbone_step`], with what is kept as further inputs.
+    pub back: TrainingGraph,
+    /// What the first hands to the second, by name and shape; nothing on a GPU.
+    pub kept: Vec<(String, Vec<usize>)>,
+}
+
+impl TrunkStep {
+    /// Bytes of what lies between the two.
+    #[must_use]
+    pub fn kept_bytes(&self) -> u64 {
+        self.kept.iter().map(|(_, shape)| 4 * shape.iter().product::<usize>() as u64).sum()
+    }
+}
+
+/// The trunk's two graphs for images of `shape`.
+#[must_use]
+pub fn trunk_step(preset: &Preset, shape: [usize; 3], norms: Norms, machine: Machine) -> TrunkStep {
+    if machine == Machine::Gpu {
+        let out = forward(preset, shape, norms, machine);
+        return TrunkStep { out, back: backbone_step(preset, shape, norms, machine), kept: Vec::new() };
+    }
+    let (layers, trunk, doors) = whole_step(preset, shape, norms, machine);
+    let Halves { first, second, kept } = layers.graph.cut(&trunk.doors());
+    let out = seal(first, &layers.parameters, Doors::default());
+    TrunkStep { out, back: seal(second, &layers.parameters, doors), kept }
+}
+
 /// The trunk in training: input `image` `(1, 1, D, H, W)` and weights; outputs `f2`, `f4`, `f8`, `logits`, `deltas` as
 /// [`uanet::trunk_graph`] has them, normalised as `norms` says.
 #[must_use]
@@ -48,16 +82,10 @@ pub fn forward(preset: &Preset, shape: [usize; 3], norms: Norms, machine: Machin
     layers.graph.machine = machine;
     let image = image_input(&mut layers, shape);
     let trunk = uanet::trunk(&mut layers, preset, image);
-    for (name, tensor) in [
-        ("f2", trunk.f2),
-        ("f4", trunk.f4),
-        ("f8", trunk.f8),
-        ("logits", trunk.logits),
-        ("deltas", trunk.deltas),
-    ] {
+    for (name, tensor) in trunk.doors() {
         layers.graph.output(name, tensor);
     }
-    finish(layers, Vec::new(), Vec::new())
+    seal(layers.graph, &layers.parameters, Doors::default())
 }
 
 /// The second stage on `n` pooled proposals; unused rows have weights of zero.
@@ -80,7 +108,8 @@ pub fn refinement_step(preset: &Preset, n: usize) -> TrainingGraph {
     layers.graph.output("loss.class", class_loss);
     layers.graph.output("loss.box", box_loss);
     let one = layers.graph.input_of_one(LOSS_SCALE);
-    finish(layers, vec![(class_loss, one), (box_loss, one)], vec![("pooled", pooled)])
+    let doors = go_back(&mut layers, &[(class_loss, one), (box_loss, one)], &[("pooled", pooled)]);
+    seal(layers.graph, &layers.parameters, doors)
 }
 
 /// The mask head in one organ's box of `sides` `(d, h, w)`, multiples of eight.
@@ -101,7 +130,8 @@ pub fn mask_step(preset: &Preset, sides: [usize; 3], machine: Machine) -> Traini
     layers.graph.output("loss.mask", loss);
     layers.graph.output("logit", logit);
     let one = layers.graph.input_of_one(LOSS_SCALE);
-    finish(layers, vec![(loss, one)], vec![("f2", crops.f2), ("f4", crops.f4), ("f8", crops.f8)])
+    let doors = go_back(&mut layers, &[(loss, one)], &[("f2", crops.f2), ("f4", crops.f4), ("f8", crops.f8)]);
+    seal(layers.graph, &layers.parameters, doors)
 }
 
 /// The trunk's own step.
@@ -113,6 +143,16 @@ pub fn mask_step(preset: &Preset, sides: [usize; 3], machine: Machine) -> Traini
 /// case moves.
 #[must_use]
 pub fn backbone_step(preset: &Preset, shape: [usize; 3], norms: Norms, machine: Machine) -> TrainingGraph {
+    let (layers, _, doors) = whole_step(preset, shape, norms, machine);
+    seal(layers.graph, &layers.parameters, doors)
+}
+
+fn whole_step(
+    preset: &Preset,
+    shape: [usize; 3],
+    norms: Norms,
+    machine: Machine,
+) -> (Layers<'static>, TrunkOutputs, Doors) {
     let mut layers = Layers::new("backbone_step", Form::Training(norms), preset);
     layers.graph.machine = machine;
     let image = image_input(&mut layers, shape);
@@ -133,12 +173,13 @@ pub fn backbone_step(preset: &Preset, shape: [usize; 3], norms: Norms, machine: 
     layers.graph.output("loss.rpn_box", box_loss);
     let one = layers.graph.input_of_one(LOSS_SCALE);
     seeds.extend([(class_loss, one), (box_loss, one)]);
-    let running = layers.move_running();
-    let names = running.iter().map(|(name, _)| name.clone()).collect();
-    for (name, new) in running {
+    let moved = layers.move_running();
+    let running = moved.iter().map(|(name, _)| name.clone()).collect();
+    for (name, new) in moved {
         layers.graph.output(&format!("running.{name}"), new);
     }
-    TrainingGraph { running: names, ..finish(layers, seeds, Vec::new()) }
+    let doors = go_back(&mut layers, &seeds, &[]);
+    (layers, trunk, Doors { running, ..doors })
 }
 
 fn image_input(layers: &mut Layers<'_>, shape: [usize; 3]) -> Tensor {
@@ -149,32 +190,36 @@ fn image_input(layers: &mut Layers<'_>, shape: [usize; 3]) -> Tensor {
     layers.input("image", &[1, 1, shape[0], shape[1], shape[2]], &[])
 }
 
-/// Goes back from the seeds, if there are any, and opens the doors for the gradients of weights and of `others`.
-fn finish(
-    mut layers: Layers<'_>,
-    seeds: Vec<(Tensor, Tensor)>,
-    others: Vec<(&str, Tensor)>,
-) -> TrainingGraph {
-    let weights = layers.parameters.iter().map(|(parameter, _)| parameter.name.clone()).collect();
-    let mut trained = Vec::new();
-    if !seeds.is_empty() {
-        // ONNX Runtime begins with what the last door needs. The last layers come last, so that going back a gradient of
-        // weights is taken as soon as it can be, and what it needs is given free.
-        let mut wanted: Vec<_> = others.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
-        for (parameter, tensor) in &layers.parameters {
-            if parameter.role == Role::Trained {
-                wanted.push((parameter.name.clone(), *tensor));
-                trained.push(parameter.name.clone());
-            }
-        }
-        let tensors: Vec<_> = wanted.iter().map(|(_, tensor)| *tensor).collect();
-        let gradients = layers.gradients(&seeds, &tensors);
-        for ((name, _), gradient) in wanted.iter().zip(gradients) {
-            layers.graph.output(&format!("grad.{name}"), gradient);
-        }
+/// Doors out of a step: gradients of these weights, new values of these running statistics.
+#[derive(Default)]
+struct Doors {
+    trained: Vec<String>,
+    running: Vec<String>,
+}
+
+/// Goes back from the seeds and opens the doors for the gradients of weights and of `others`.
+fn go_back(layers: &mut Layers<'_>, seeds: &[(Tensor, Tensor)], others: &[(&str, Tensor)]) -> Doors {
+    // ONNX Runtime begins with what the last door needs. The last layers come last, so that going back a gradient of
+    // weights is taken as soon as it can be, and what it needs is given free.
+    let mut wanted: Vec<_> = others.iter().map(|(name, tensor)| ((*name).to_owned(), *tensor)).collect();
+    let trained = layers.parameters.iter().filter(|(parameter, _)| parameter.role == Role::Trained);
+    let trained: Vec<_> = trained.map(|(parameter, tensor)| (parameter.name.clone(), *tensor)).collect();
+    wanted.extend_from_slice(&trained);
+    let tensors: Vec<_> = wanted.iter().map(|(_, tensor)| *tensor).collect();
+    let gradients = layers.gradients(seeds, &tensors);
+    for ((name, _), gradient) in wanted.iter().zip(gradients) {
+        layers.graph.output(&format!("grad.{name}"), gradient);
     }
-    let (peak_bytes, outputs) = (layers.graph.peak_bytes(), layers.graph.outputs());
-    TrainingGraph { bytes: layers.graph.finish(), weights, trained, running: Vec::new(), outputs, peak_bytes }
+    Doors { trained: trained.into_iter().map(|(name, _)| name).collect(), running: Vec::new() }
+}
+
+fn seal(graph: GraphBuilder, parameters: &[(Parameter, Tensor)], doors: Doors) -> TrainingGraph {
+    let read = graph.inputs();
+    let weights = parameters.iter().map(|(parameter, _)| &parameter.name);
+    let weights = weights.filter(|name| read.contains(name.as_str())).cloned().collect();
+    let (peak_bytes, outputs) = (graph.peak_bytes(), graph.outputs());
+    let Doors { trained, running } = doors;
+    TrainingGraph { bytes: graph.finish(), weights, trained, running, outputs, peak_bytes }
 }
 
 #[cfg(test)]
@@ -220,6 +265,12 @@ mod tests {
         let state = 5 * 4 * Weights::start(&preset, 1).count() as u64;
         assert!(trunk > 160 * 240 * 240 * 4 * 32, "{trunk}");
         assert!(trunk.max(mask) + state < 11_000_000_000, "{trunk} {mask} {state}");
+        // On a processor what is kept lies beside the mask head's step.
+        let trunk = trunk_step(&preset, [160, 240, 240], Norms::Batch, Machine::Processor);
+        let (kept, peaks) = (trunk.kept_bytes(), trunk.out.peak_bytes.max(trunk.back.peak_bytes));
+        let mask = mask_step(&preset, [96, 144, 144], Machine::Processor).peak_bytes;
+        assert!(kept > 160 * 240 * 240 * 4 * 20, "{kept}");
+        assert!(peaks.max(kept + mask) + state < 11_000_000_000, "{peaks} {kept} {mask} {state}");
     }
 
     #[test]

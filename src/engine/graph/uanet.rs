@@ -30,6 +30,13 @@ pub(crate) struct TrunkOutputs {
     pub(crate) deltas: Tensor,
 }
 
+impl TrunkOutputs {
+    /// With the names that they have in every graph.
+    pub(super) fn doors(self) -> [(&'static str, Tensor); 5] {
+        [("f2", self.f2), ("f4", self.f4), ("f8", self.f8), ("logits", self.logits), ("deltas", self.deltas)]
+    }
+}
+
 /// The mask head's inputs: crops of one box of `d, h, w` voxels, multiples of eight.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Crops {

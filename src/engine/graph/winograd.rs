@@ -90,28 +90,29 @@ impl GraphBuilder {
     pub(super) fn winograd_by_weight(&mut self, x: Tensor, dy: Tensor) -> Tensor {
         let [from, z, h, w] = self.map_sides(x);
         let (out, tiles) = (self.shape(dy)[1], z.div_ceil(TAPS_OUT));
-        let count = tiles * h * w;
         let padded = self.pad_voxels(x, [0, 1, 1]);
         let mixed = self.mix_slices(padded, &input_matrix(z));
-        let mixed = self.reshape(mixed, &[1, TAPS_IN * from, tiles, h + 2, w + 2]);
-        let seen: Vec<_> = (0..9)
-            .map(|tap| {
-                let seen = self.slice_voxels(mixed, [0, tap / 3, tap % 3], &[tiles, h, w], 1);
-                let seen = self.reshape(seen, &[TAPS_IN, from, count]);
-                self.transpose(seen, &[0, 2, 1])
-            })
-            .collect();
+        let mixed = self.reshape(mixed, &[TAPS_IN * from * tiles, h + 2, w + 2]);
+        let mut seen = Vec::with_capacity(9);
+        for right in 0..3 {
+            let columns = self.part(mixed, 2, right, w);
+            for down in 0..3 {
+                let seen_from_here = self.part(columns, 1, down, h);
+                seen.push(self.reshape(seen_from_here, &[TAPS_IN, from, tiles * h * w]));
+            }
+        }
         // Behind what is seen, as in `conv_by_weight`.
         let gradients = self.mix_slices(dy, &output_matrix(z));
-        let parts: Vec<_> = seen.into_iter().map(|seen| self.matmul(gradients, seen)).collect();
-        let products = self.concat(&parts, 2);
-        let products = self.reshape(products, &[TAPS_IN, out * 9 * from]);
+        let columns = self.transpose(gradients, &[0, 2, 1]);
+        let parts: Vec<_> = seen.into_iter().map(|seen| self.matmul(seen, columns)).collect();
+        let products = self.concat(&parts, 1);
+        let products = self.reshape(products, &[TAPS_IN, 9 * from * out]);
         let transform: Vec<_> =
             (0..3).flat_map(|tap| WEIGHT.iter().map(move |row| narrow(row[tap]))).collect();
         let transform = self.constant(&[3, TAPS_IN], &transform);
         let taps = self.matmul(transform, products);
-        let taps = self.reshape(taps, &[3, out, 9, from]);
-        let taps = self.transpose(taps, &[1, 3, 0, 2]);
+        let taps = self.reshape(taps, &[3, 3, 3, from, out]);
+        let taps = self.transpose(taps, &[4, 3, 0, 2, 1]);
         self.reshape(taps, &[out, from, 3, 3, 3])
     }
 
@@ -119,10 +120,11 @@ impl GraphBuilder {
     fn mix_slices(&mut self, x: Tensor, matrix: &[f32]) -> Tensor {
         let [channels, z, h, w] = self.map_sides(x);
         let tiles = z.div_ceil(TAPS_OUT);
-        let matrix = self.constant(&[TAPS_IN, 1, tiles, z], matrix);
+        let matrix = self.constant(&[TAPS_IN * tiles, z], matrix);
         let slices = self.reshape(x, &[channels, z, h * w]);
         let mixed = self.matmul(matrix, slices);
-        self.reshape(mixed, &[TAPS_IN, channels, tiles * h * w])
+        let mixed = self.reshape(mixed, &[channels, TAPS_IN, tiles * h * w]);
+        self.transpose(mixed, &[1, 0, 2])
     }
 
     fn map_sides(&self, x: Tensor) -> [usize; 4] {

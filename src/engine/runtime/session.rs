@@ -8,7 +8,7 @@ use ort::ep;
 use ort::memory::Allocator;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, SessionInputValue, SessionOutputs};
-use ort::value::{Tensor, TensorRef};
+use ort::value::{DynValue, Tensor, TensorRef};
 
 use crate::engine::graph::Weights;
 
@@ -165,6 +165,15 @@ pub struct Session {
     options: RunOptions<HasSelectedOutputs>,
 }
 
+/// Where a session's values lie on a processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    /// In a pool that the session keeps.
+    Pool,
+    /// Each by itself.
+    Single,
+}
+
 /// What goes into a graph: a view in C order, not copied.
 #[derive(Debug, Clone, Copy)]
 pub enum Input<'a> {
@@ -172,6 +181,8 @@ pub enum Input<'a> {
     F32(&'a [usize], &'a [f32]),
     /// 64-bit integers: shape, elements.
     I64(&'a [usize], &'a [i64]),
+    /// What came out of another run.
+    Kept(&'a Kept),
 }
 
 impl<'a> Input<'a> {
@@ -207,7 +218,21 @@ impl Session {
         graph: &[u8],
         options: &SessionOptions,
     ) -> Result<Self, SessionError> {
-        Self::load(runtime, name, graph, options, None)
+        Self::load(runtime, name, graph, options, Memory::Pool, None)
+    }
+
+    /// As [`Self::from_bytes`]; on a processor each value is asked for and given back by itself, so that nothing is held
+    /// between runs: slower where values are many.
+    ///
+    /// # Errors
+    /// As [`Self::from_bytes`].
+    pub fn without_pool(
+        runtime: Runtime,
+        name: &str,
+        graph: &[u8],
+        options: &SessionOptions,
+    ) -> Result<Self, SessionError> {
+        Self::load(runtime, name, graph, options, Memory::Single, None)
     }
 
     /// As [`Self::from_bytes`]; what each run does is written down in `profile`, see [`Self::end_profile`].
@@ -218,7 +243,7 @@ impl Session {
         options: &SessionOptions,
         profile: &Path,
     ) -> Result<Self, SessionError> {
-        Self::load(runtime, name, graph, options, Some(profile))
+        Self::load(runtime, name, graph, options, Memory::Pool, Some(profile))
     }
 
     fn load(
@@ -226,10 +251,11 @@ impl Session {
         name: &str,
         graph: &[u8],
         options: &SessionOptions,
+        memory: Memory,
         profile: Option<&Path>,
     ) -> Result<Self, SessionError> {
         let provider = options.provider;
-        let inner = builder(runtime, options).and_then(|builder| match profile {
+        let inner = builder(runtime, options, memory).and_then(|builder| match profile {
             Some(path) => Ok(builder.with_profiling(path)?),
             None => Ok(builder),
         });
@@ -305,6 +331,7 @@ impl Session {
                 Input::I64(shape, elements) => {
                     TensorRef::from_array_view((shape, elements)).map(SessionInputValue::from)
                 }
+                Input::Kept(Kept(value)) => Ok(SessionInputValue::from(value)),
             };
             values.push((input, value.map_err(failed)?));
         }
@@ -333,7 +360,20 @@ pub struct Outputs<'s> {
     values: SessionOutputs<'s>,
 }
 
+/// An output that outlives the use of its session, in place: the next run of that session may write there.
+#[derive(Debug)]
+pub struct Kept(DynValue);
+
 impl Outputs<'_> {
+    /// Takes an output out.
+    ///
+    /// # Errors
+    /// [`SessionError::Output`] where there is none of that name.
+    pub fn take(&mut self, output: &str) -> Result<Kept, SessionError> {
+        let missing = || SessionError::Output { graph: self.graph.to_owned(), output: output.to_owned() };
+        self.values.remove(output).map(Kept).ok_or_else(missing)
+    }
+
     /// An output by name, in place.
     ///
     /// # Errors
@@ -366,14 +406,17 @@ impl Outputs<'_> {
 
 /// The settings that were measured to be best on a processor: no memory pattern (half the peak memory, no slower), no
 /// spinning threads (same speed, spares the cores).
-fn builder(runtime: Runtime, options: &SessionOptions) -> ort::Result<SessionBuilder> {
+fn builder(runtime: Runtime, options: &SessionOptions, memory: Memory) -> ort::Result<SessionBuilder> {
     let builder = ort::session::Session::builder(runtime.environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_memory_pattern(false)?
         .with_intra_threads(options.threads)?
         .with_intra_op_spinning(false)?;
     match options.provider {
-        Provider::Cpu => Ok(builder),
+        Provider::Cpu => {
+            let processor = ep::CPU::default().with_arena_allocator(memory == Memory::Pool);
+            Ok(builder.with_execution_providers([processor.build()])?)
+        }
         Provider::Cuda { device, tf32 } => {
             let cuda = ep::CUDA::default()
                 .with_device_id(device)

@@ -19,6 +19,8 @@ pub struct Prospect {
     n_atlases: usize,
     crop: [usize; 3],
     trunk_bytes: u64,
+    /// What the trunk's way out leaves for its way back while the heads work.
+    handed_bytes: u64,
     mask_sides: [usize; 3],
     mask_bytes: u64,
     kept_bytes: u64,
@@ -42,6 +44,7 @@ pub fn prospect(recipe: &TrainRecipe) -> Result<Prospect, TrainError> {
     let mask_sides = largest_mask_box(recipe.heads.largest_mask_box, recipe.crop);
     // Weights, their mean, two moments and gradients.
     let copies = 4 + usize::from(recipe.optimizer.weight_average > 0.0);
+    let trunk = training::trunk_step(&preset, recipe.crop, norms(recipe), Machine::Processor);
     Ok(Prospect {
         preset: preset.name.clone(),
         n_weights,
@@ -49,8 +52,8 @@ pub fn prospect(recipe: &TrainRecipe) -> Result<Prospect, TrainError> {
         n_held_out: sources.choosing.len() + sources.measuring.len(),
         n_atlases: patients.atlases.len(),
         crop: recipe.crop,
-        trunk_bytes: training::backbone_step(&preset, recipe.crop, norms(recipe), Machine::Processor)
-            .peak_bytes,
+        trunk_bytes: trunk.out.peak_bytes.max(trunk.back.peak_bytes),
+        handed_bytes: trunk.kept_bytes(),
         mask_sides,
         mask_bytes: training::mask_step(&preset, mask_sides, Machine::Processor).peak_bytes,
         kept_bytes: kept_bytes(recipe),
@@ -95,11 +98,13 @@ impl fmt::Display for Prospect {
         )?;
         writeln!(f, "memory, from the shapes of the graphs alone:")?;
         writeln!(f, "  {:>6} MB  trunk's step on {:?} voxels (z, y, x)", mb(self.trunk_bytes), self.crop)?;
+        writeln!(f, "  {:>6} MB  kept for the trunk's way back while the heads work", mb(self.handed_bytes))?;
         writeln!(f, "  {:>6} MB  mask head's step on a box of {:?}", mb(self.mask_bytes), self.mask_sides)?;
         writeln!(f, "  {:>6} MB  weights, gradients, moments", mb(self.state_bytes))?;
         writeln!(f, "  {:>6} MB  samples read ahead (never on a GPU)", mb(self.sample_bytes))?;
         writeln!(f, "  {:>6} MB  mask heads' graphs kept for the next box (at most)", mb(self.kept_bytes))?;
-        let least = self.trunk_bytes.max(self.mask_bytes) + self.state_bytes + self.sample_bytes;
+        let largest = self.trunk_bytes.max(self.handed_bytes + self.mask_bytes);
+        let least = largest + self.state_bytes + self.sample_bytes;
         writeln!(f, "  {:>6} MB  at least, beside what the library's kernels take", mb(least))?;
         write!(f, "organs that real patients annotate:")?;
         for (organ, count, times) in &self.organs {

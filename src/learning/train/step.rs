@@ -1,5 +1,6 @@
 //! One training step: forward, boxes, heads, backbone, Adam.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use ndarray::{Array4, Array5, Axis};
@@ -17,7 +18,7 @@ use crate::engine::graph::preset::{N_ANCHORS, N_CLASSES};
 use crate::engine::graph::training::{self, TrainingGraph};
 use crate::engine::graph::{Adam, AdamRates, LOSS_SCALE, LossScale, Machine, Norms, Preset, Weights, mixed};
 use crate::engine::runtime::session::{
-    Input, Outputs, Provider, Runtime, Session, SessionError, SessionOptions,
+    Input, Kept, Outputs, Provider, Runtime, Session, SessionError, SessionOptions,
 };
 use crate::learning::dataset::{OrganSet, Sample};
 use crate::pipeline::network::NetworkBox;
@@ -53,8 +54,10 @@ pub(super) struct Trainer {
     /// Which organs the mask head sees rather than others.
     pub(super) rarity: Rarity,
     shapes: BTreeMap<String, Vec<usize>>,
-    forward: Loaded,
-    backbone: Loaded,
+    way_out: Loaded,
+    way_back: Loaded,
+    /// What the first hands to the second.
+    handed: Vec<String>,
     refinement: Option<(usize, Loaded)>,
     masks: MaskSessions,
 }
@@ -82,6 +85,8 @@ struct Features {
     image: Array4<f32>,
     maps: [Array4<f32>; 3],
     gradients: [Array4<f32>; 3],
+    /// What the trunk's way back needs of its way out, as `handed` names it.
+    kept: Vec<Kept>,
 }
 
 /// Anchors of one step that are compared, so that an untrained network does not spend the step on comparing boxes.
@@ -110,8 +115,9 @@ impl Trainer {
             Loaded::new(runtime, name, graph, &options, scale).map_err(TrainError::Session)
         };
         let machine = machine_of(&options, scale.is_some());
-        let forward = load("forward", training::forward(&preset, crop, norms, machine))?;
-        let backbone = load("backbone step", training::backbone_step(&preset, crop, norms, machine))?;
+        let trunk = training::trunk_step(&preset, crop, norms, machine);
+        let (way_out, way_back) =
+            (load("trunk's way out", trunk.out)?, load("trunk's way back", trunk.back)?);
         Ok(Self {
             runtime,
             preset,
@@ -120,8 +126,9 @@ impl Trainer {
             adam,
             rarity: Rarity::of(&[], &[], 0.0),
             shapes,
-            forward,
-            backbone,
+            way_out,
+            way_back,
+            handed: trunk.kept.into_iter().map(|(name, _)| name).collect(),
             refinement: None,
             masks: MaskSessions::new(kept_bytes),
             options,
@@ -144,6 +151,7 @@ impl Trainer {
         let truth = Truth { boxes: &truth_boxes, annotated: sample.annotated, body: &body };
         let (mut features, logits, deltas) = self.look(sample).map_err(TrainError::Session)?;
 
+        let mut samples = Vec::new();
         if let Some(n_boxes) = plan.refinement_boxes {
             let limits = ProposalLimits { compared: MOST_COMPARED, kept: 4 * n_boxes };
             let found: Vec<NetworkBox> =
@@ -153,20 +161,21 @@ impl Trainer {
                     .collect();
             let counts =
                 RefinementCounts { per_organ: self.preset.targets.proposals_per_organ, total: n_boxes };
-            let mut samples = refinement_samples(&found, &truth, counts, rng);
+            samples = refinement_samples(&found, &truth, counts, rng);
             samples.truncate(n_boxes);
-            if !samples.is_empty() {
-                let (class, delta) = self
-                    .refine(&mut features, &samples, &truth, n_boxes, &mut gradients)
-                    .map_err(TrainError::Session)?;
-                (losses.refinement_class, losses.refinement_box) = (Some(class), Some(delta));
-            }
         }
         if let Some((count, largest)) = plan.mask_boxes {
             let boxes = self.mask_boxes(&truth_boxes, count, largest, rng);
             let sum =
                 self.masks(&mut features, sample, &boxes, &mut gradients).map_err(TrainError::Session)?;
             losses.mask = (!boxes.is_empty()).then(|| sum / boxes.len() as f32);
+        }
+        // After the masks, which need the most memory: this head has the most weights, and their gradients stay.
+        if let Some(n_boxes) = plan.refinement_boxes.filter(|_| !samples.is_empty()) {
+            let (class, delta) = self
+                .refine(&mut features, &samples, &truth, n_boxes, &mut gradients)
+                .map_err(TrainError::Session)?;
+            (losses.refinement_class, losses.refinement_box) = (Some(class), Some(delta));
         }
         let running = self
             .backbone(&features, &truth, rng, &mut gradients, &mut losses)
@@ -206,11 +215,12 @@ impl Trainer {
         let image = sample.image.view().insert_axis(Axis(0)).to_owned();
         let as_input = image.view().insert_axis(Axis(0)).to_owned();
         let inputs = [("image", Input::array(&as_input))];
-        let out = self.forward.run(&inputs, &self.weights, &self.shapes, None)?;
+        let mut out = self.way_out.run(&inputs, &self.weights, &self.shapes, None)?;
         let maps = [map(&out, "f2")?, map(&out, "f4")?, map(&out, "f8")?];
         let (logits, deltas) = (map(&out, "logits")?, map(&out, "deltas")?);
         let gradients = [0, 1, 2].map(|i: usize| Array4::zeros(maps[i].raw_dim()));
-        Ok((Features { image, maps, gradients }, logits, deltas))
+        let kept = self.handed.iter().map(|name| out.take(name)).collect::<Result<_, _>>()?;
+        Ok((Features { image, maps, gradients, kept }, logits, deltas))
     }
 
     /// The refinement head on its samples: class loss and box loss.
@@ -257,7 +267,8 @@ impl Trainer {
         if self.refinement.as_ref().is_none_or(|(rows, _)| *rows != n_rows) {
             let graph = training::refinement_step(&self.preset, n_rows);
             let scale = self.adam.loss_scale;
-            let loaded = Loaded::new(self.runtime, "refinement step", graph, &self.options, scale)?;
+            let loaded =
+                Loaded::holding_nothing(self.runtime, "refinement step", graph, &self.options, scale)?;
             self.refinement = Some((n_rows, loaded));
         }
         let (_, loaded) = self.refinement.as_mut().expect("loaded by the lines above");
@@ -293,7 +304,7 @@ impl Trainer {
         let batch = |of: &Array4<f32>| -> Array5<f32> { of.view().insert_axis(Axis(0)).to_owned() };
         let image = batch(&features.image);
         let [df2, df4, df8] = [0, 1, 2].map(|i: usize| batch(&features.gradients[i]));
-        let inputs = [
+        let mut inputs = vec![
             ("image", Input::array(&image)),
             ("positive", Input::F32(&narrow, &targets.positive)),
             ("negative", Input::F32(&narrow, &targets.negative)),
@@ -303,8 +314,9 @@ impl Trainer {
             ("df4", Input::array(&df4)),
             ("df8", Input::array(&df8)),
         ];
-        let (trained, running) = (self.backbone.trained.clone(), self.backbone.running.clone());
-        let out = self.backbone.run(&inputs, &self.weights, &self.shapes, self.adam.loss_scale)?;
+        inputs.extend(self.handed.iter().map(String::as_str).zip(features.kept.iter().map(Input::Kept)));
+        let (trained, running) = (self.way_back.trained.clone(), self.way_back.running.clone());
+        let out = self.way_back.run(&inputs, &self.weights, &self.shapes, self.adam.loss_scale)?;
         accumulate(gradients, named(&out, "grad", &trained)?);
         losses.proposal_class = out.scalar("loss.rpn_class")?;
         losses.proposal_box = out.scalar("loss.rpn_box")?;
@@ -320,22 +332,31 @@ impl Loaded {
         options: &SessionOptions,
         scale: Option<LossScale>,
     ) -> Result<Self, SessionError> {
-        let rewritten = scale.map(|_| mixed(&graph.bytes).expect("the builder wrote these bytes just now"));
-        let bytes = rewritten.as_ref().unwrap_or(&graph.bytes);
-        let mut session = Session::from_bytes(runtime, name, bytes, options)?;
+        let mut session = Session::from_bytes(runtime, name, &bytes_of(&graph, scale), options)?;
         let mut kept_bytes = graph.peak_bytes;
         if options.provider == Provider::Cpu || kept_bytes > MOST_KEPT_BYTES {
             session = session.giving_memory_back(&graph.outputs)?;
             kept_bytes =
                 graph.outputs.iter().map(|(_, shape)| 4 * shape.iter().product::<usize>() as u64).sum();
         }
-        Ok(Self {
-            session,
-            kept_bytes,
-            weights: graph.weights,
-            trained: graph.trained,
-            running: graph.running,
-        })
+        Ok(Self::of(session, kept_bytes, graph))
+    }
+
+    /// As [`Self::new`]; on a processor not even its outputs stay, for the graph whose gradients are the largest.
+    fn holding_nothing(
+        runtime: Runtime,
+        name: &str,
+        graph: TrainingGraph,
+        options: &SessionOptions,
+        scale: Option<LossScale>,
+    ) -> Result<Self, SessionError> {
+        let session = Session::without_pool(runtime, name, &bytes_of(&graph, scale), options)?;
+        Ok(Self::of(session, 0, graph))
+    }
+
+    fn of(session: Session, kept_bytes: u64, graph: TrainingGraph) -> Self {
+        let TrainingGraph { weights, trained, running, .. } = graph;
+        Self { session, kept_bytes, weights, trained, running }
     }
 
     /// Runs the graph with its weights as inputs.
@@ -355,6 +376,14 @@ impl Loaded {
             all.push((name, Input::F32(&shapes[name], weights.values(name))));
         }
         self.session.run(&all)
+    }
+}
+
+/// The file of a graph, in mixed precision where there is a scale.
+fn bytes_of(graph: &TrainingGraph, scale: Option<LossScale>) -> Cow<'_, [u8]> {
+    match scale {
+        Some(_) => Cow::Owned(mixed(&graph.bytes).expect("the builder wrote these bytes just now")),
+        None => Cow::Borrowed(&graph.bytes),
     }
 }
 

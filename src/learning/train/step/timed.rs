@@ -25,6 +25,15 @@ struct Plan {
     boxes: Vec<([usize; 3], [usize; 3], usize)>,
 }
 
+/// What a part of a step took: seconds by the clock, and the most memory the process had meanwhile, MB.
+fn part<T>(parts: &mut Vec<(&'static str, f64, f64)>, name: &'static str, of: impl FnOnce() -> T) -> T {
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let began = Instant::now();
+    let made = of();
+    parts.push((name, began.elapsed().as_secs_f64(), used().1));
+    made
+}
+
 /// Seconds of the processors since the process began, and the most memory it had, MB.
 fn used() -> (f64, f64) {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
@@ -78,26 +87,41 @@ fn a_step_is_timed_where_that_is_asked_for() {
     let mut trainer =
         Trainer::new(runtime, options, plan.crop, Norms::Batch, 1 << 30, weights, Adam::default()).unwrap();
 
+    let mut most_mb = used().1;
     let mut step = |rng: &mut Pcg64| {
+        let mut parts = Vec::new();
         let (mut gradients, mut losses) = (Tensors::new(), Losses::default());
-        let (mut features, ..) = trainer.look(&sample).unwrap();
-        trainer.refine(&mut features, &proposals, &truth, plan.rows, &mut gradients).unwrap();
-        for (organ, region) in &regions {
-            let of = boxes.iter().find(|of| of.organ == *organ).unwrap();
-            let loss = trainer.mask(&mut features, &sample, of, *region, &mut gradients).unwrap();
-            assert!(loss > 0.0);
-        }
-        let running = trainer.backbone(&features, &truth, rng, &mut gradients, &mut losses).unwrap();
-        assert!(clip(&mut gradients, 10.0).is_finite());
-        trainer.adam.step(&mut trainer.weights, &gradients, &AdamRates::default());
-        for (name, values) in running {
-            trainer.weights.values_mut(&name).copy_from_slice(&values);
-        }
+        let (mut features, ..) = part(&mut parts, "way out", || trainer.look(&sample).unwrap());
+        part(&mut parts, "masks", || {
+            for (organ, region) in &regions {
+                let of = boxes.iter().find(|of| of.organ == *organ).unwrap();
+                let loss = trainer.mask(&mut features, &sample, of, *region, &mut gradients).unwrap();
+                assert!(loss > 0.0);
+            }
+        });
+        part(&mut parts, "refinement", || {
+            trainer.refine(&mut features, &proposals, &truth, plan.rows, &mut gradients).unwrap();
+        });
+        let running = part(&mut parts, "way back", || {
+            trainer.backbone(&features, &truth, rng, &mut gradients, &mut losses).unwrap()
+        });
+        part(&mut parts, "weights", || {
+            assert!(clip(&mut gradients, 10.0).is_finite());
+            trainer.adam.step(&mut trainer.weights, &gradients, &AdamRates::default());
+            for (name, values) in running {
+                trainer.weights.values_mut(&name).copy_from_slice(&values);
+            }
+        });
+        most_mb = parts.iter().map(|(_, _, mb)| *mb).fold(most_mb, f64::max);
+        parts
     };
     step(&mut rng);
     let (before, began) = (used().0, Instant::now());
-    (0..STEPS).for_each(|_| step(&mut rng));
+    let parts: Vec<_> = (0..STEPS).map(|_| step(&mut rng)).collect();
     let (cpu, wall) = (used().0 - before, began.elapsed().as_secs_f64());
     let per_step = f64::from(STEPS);
-    println!("{}", serde_json::json!({"cpu": cpu / per_step, "wall": wall / per_step, "peak_mb": used().1}));
+    println!(
+        "{}",
+        serde_json::json!({"cpu": cpu / per_step, "wall": wall / per_step, "peak_mb": most_mb, "parts": parts.last()})
+    );
 }
