@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use rayon::prelude::*;
 use serde_json::json;
 
 use super::dataset_page::write_page;
@@ -13,9 +13,9 @@ use super::{CommandResult, say, spinner};
 use crate::cli::{DatasetAction, DatasetAddArgs, DatasetArgs, LayoutArg, PartArg};
 use crate::learning::dataset::export::export_nnunet;
 use crate::learning::dataset::import::{
-    Fault, Importer, Layout, NewCase, UnmappedName, find, layout_and_map,
+    Fault, FoundCase, Importer, Layout, NewCase, UnmappedName, find, layout_and_map,
 };
-use crate::learning::dataset::store::{SplitRule, check};
+use crate::learning::dataset::store::{Aside, SplitRule, check};
 use crate::learning::dataset::{Dataset, Part, StoredCase};
 use crate::settings::StructureTemplate;
 use crate::vocabulary::causes::with_causes;
@@ -74,47 +74,31 @@ fn add(args: &DatasetAddArgs) -> CommandResult {
     let mut unmapped: BTreeMap<UnmappedName, usize> = BTreeMap::new();
     let mut n_taken = 0;
     let bar = bar(found.cases.len());
-    // The next cases are read while the last ones are written.
-    std::thread::scope(|scope| {
-        let (send, read) = std::sync::mpsc::sync_channel(0);
-        let (importer, mut waiting) = (&importer, found.cases.into_iter());
-        scope.spawn(move || {
-            loop {
-                let some: Vec<_> = waiting.by_ref().take(AT_ONCE.min(rayon::current_num_threads())).collect();
-                let read = some.into_par_iter().map(|case| (case.name.clone(), case.read(importer)));
-                let read: Vec<_> = read.collect();
-                if read.is_empty() || read.into_iter().any(|read| send.send(read).is_err()) {
-                    return;
-                }
+    let writer = dataset.as_ref().map(Dataset::writer);
+    let prepare = |case: FoundCase| {
+        let new = case.read(&importer)?;
+        let new = NewCase { split: part.or(new.split), ..new };
+        let aside = writer.as_ref().map(|writer| writer.write(&new, args.as_drawn)).transpose();
+        let aside = aside.map_err(|fault| vec![fault])?;
+        let (id, n_organs) = (new.case.name, new.case.annotated.iter().count());
+        Ok(Prepared { id, n_organs, notes: new.notes, unmapped: new.unmapped, aside })
+    };
+    in_order(found.cases, prepare, |name, prepared| {
+        bar.set_message(name.clone());
+        let taken = prepared.and_then(|prepared: Prepared| {
+            prepared.unmapped.iter().for_each(|name| *unmapped.entry(name.clone()).or_default() += 1);
+            if let (Some(dataset), Some(aside)) = (&mut dataset, prepared.aside) {
+                dataset.keep(aside, notice).map_err(|fault| vec![fault])?;
             }
+            n_taken += 1;
+            line(&bar, format_args!("{}: {} organs, from {name}", prepared.id, prepared.n_organs));
+            prepared.notes.iter().for_each(|note| line(&bar, format_args!("  {note}")));
+            Ok(())
         });
-        for (name, read) in read {
-            bar.set_message(name.clone());
-            let taken = read.and_then(|new| {
-                let new = NewCase { split: part.or(new.split), ..new };
-                new.unmapped.iter().for_each(|name| *unmapped.entry(name.clone()).or_default() += 1);
-                if let Some(dataset) = &mut dataset {
-                    dataset.add(&new, notice, args.as_drawn).map_err(|fault| vec![fault])?;
-                }
-                Ok(new)
-            });
-            match taken {
-                Ok(new) => {
-                    n_taken += 1;
-                    line(
-                        &bar,
-                        format_args!(
-                            "{}: {} organs, from {name}",
-                            new.case.name,
-                            new.case.annotated.iter().count()
-                        ),
-                    );
-                    new.notes.iter().for_each(|note| line(&bar, format_args!("  {note}")));
-                }
-                Err(faults) => refused.push((name, faults)),
-            }
-            bar.inc(1);
+        if let Err(faults) = taken {
+            refused.push((name, faults));
         }
+        bar.inc(1);
     });
     bar.finish_and_clear();
     for (name, faults) in &refused {
@@ -147,8 +131,51 @@ fn add(args: &DatasetAddArgs) -> CommandResult {
     Ok(if refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Cases that are read at a time, where there are as many processors; each may take some hundred megabytes.
+/// Cases that are in hand at a time at most; each may take some hundred megabytes.
 const AT_ONCE: usize = 4;
+
+/// A case that is read and written aside.
+struct Prepared {
+    id: String,
+    n_organs: usize,
+    notes: Vec<String>,
+    unmapped: Vec<UnmappedName>,
+    aside: Option<Aside>,
+}
+
+/// Prepares cases on several threads, one more than there are processors because a disk is waited for, and takes each
+/// with its name in the order in which they were found.
+fn in_order<T: Send>(
+    cases: Vec<FoundCase>,
+    prepare: impl Fn(FoundCase) -> Result<T, Vec<Fault>> + Sync,
+    mut take: impl FnMut(String, Result<T, Vec<Fault>>),
+) {
+    let waiting = Mutex::new(cases.into_iter().enumerate());
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    std::thread::scope(|scope| {
+        let (send, prepared) = std::sync::mpsc::channel();
+        for _ in 0..AT_ONCE.min(rayon::current_num_threads() + 1) {
+            let (send, next, prepare) = (send.clone(), &next, &prepare);
+            scope.spawn(move || {
+                while let Some((number, case)) = next() {
+                    let name = case.name.clone();
+                    if send.send((number, name, prepare(case))).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(send);
+        let (mut early, mut number) = (BTreeMap::new(), 0);
+        for (at, name, case) in prepared {
+            early.insert(at, (name, case));
+            while let Some((name, case)) = early.remove(&number) {
+                take(name, case);
+                number += 1;
+            }
+        }
+    });
+}
 
 fn part_of(part: PartArg) -> Part {
     match part {

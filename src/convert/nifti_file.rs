@@ -7,7 +7,7 @@ use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use ndarray::{ArrayView3, Axis};
+use ndarray::ArrayView3;
 use nifti::{Endianness, NiftiHeader};
 
 use super::error::ConvertError;
@@ -91,36 +91,36 @@ fn qform(header: &NiftiHeader) -> [[f64; 4]; 3] {
 }
 
 /// What a voxel is written as.
-pub(crate) trait Stored: Copy {
+pub(crate) trait Stored: bytemuck::NoUninit {
     /// NIfTI's code of the number format.
     const DATATYPE: i16;
     /// Its size.
     const BITS: i16;
-    /// Puts its bytes there, little end first.
-    fn put(self, bytes: &mut [u8]);
+    /// With its little end first in memory.
+    fn little_end_first(self) -> Self;
 }
 
 impl Stored for u8 {
     const DATATYPE: i16 = 2;
     const BITS: i16 = 8;
-    fn put(self, bytes: &mut [u8]) {
-        bytes[0] = self;
+    fn little_end_first(self) -> Self {
+        self.to_le()
     }
 }
 
 impl Stored for i16 {
     const DATATYPE: i16 = 4;
     const BITS: i16 = 16;
-    fn put(self, bytes: &mut [u8]) {
-        bytes.copy_from_slice(&self.to_le_bytes());
+    fn little_end_first(self) -> Self {
+        self.to_le()
     }
 }
 
 impl Stored for u32 {
     const DATATYPE: i16 = 768;
     const BITS: i16 = 32;
-    fn put(self, bytes: &mut [u8]) {
-        bytes.copy_from_slice(&self.to_le_bytes());
+    fn little_end_first(self) -> Self {
+        self.to_le()
     }
 }
 
@@ -157,11 +157,13 @@ pub(crate) fn write_into<V: Stored, W: Write>(
         found: format!("{:?}", grid.shape()),
     })?;
     out.write_all(&header).map_err(failed)?;
-    let size = usize::from(V::BITS.unsigned_abs() / 8);
-    let mut bytes = vec![0; size * voxels.len_of(Axis(2))];
-    for row in voxels.rows() {
-        bytes.chunks_exact_mut(size).zip(row).for_each(|(bytes, voxel)| voxel.put(bytes));
-        out.write_all(&bytes).map_err(failed)?;
+    for plane in voxels.outer_iter() {
+        let mut plane = plane.as_standard_layout();
+        if cfg!(target_endian = "big") {
+            plane.map_inplace(|voxel| *voxel = voxel.little_end_first());
+        }
+        let voxels = plane.as_slice().expect("in standard layout by the lines above");
+        out.write_all(bytemuck::cast_slice(voxels)).map_err(failed)?;
     }
     Ok(out)
 }

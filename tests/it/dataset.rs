@@ -47,6 +47,14 @@ fn refused(output: Output, dataset: &Path, words: &str) {
     assert!(!dataset.exists(), "{} was left behind", dataset.display());
 }
 
+/// Nothing of a case that was not taken lies in the data set.
+#[track_caller]
+fn no_part_is_left(data: &Path) {
+    let names: Vec<_> =
+        std::fs::read_dir(data.join("cases")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(names.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{names:?}");
+}
+
 /// A planning CT of a made-up patient with its structure set; coarse, so that it is quick.
 fn patient(folder: &Path, seed: u32, position: &str) -> PathBuf {
     let case = folder.join(format!("Doe_John_{seed}"));
@@ -154,6 +162,7 @@ fn from_planning_cts_to_a_data_set_and_on_to_nnunet_and_back() {
     assert_eq!(again.status.code(), Some(1));
     assert!(text(&again).contains("in the data set already"), "{}", text(&again));
     assert_eq!(std::fs::read_to_string(data.join("dataset.json")).unwrap(), index);
+    no_part_is_left(&data);
 
     let exported = folder.path().join("Dataset042_Heads");
     let organs = "--organs=ParotidL,ParotidR,Mandible,BrainStem,SpinalCord,TemporalLobeR";
@@ -204,6 +213,31 @@ fn from_planning_cts_to_a_data_set_and_on_to_nnunet_and_back() {
         "{}",
         text(&broken)
     );
+}
+
+/// Cases are read and written several at a time; of two of the same image the first by name is taken, whichever was done
+/// first, and what was written of the others is gone.
+#[test]
+fn of_one_image_twice_the_first_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, data) = (folder.path().join("plans"), folder.path().join("heads"));
+    for (name, shift) in [("a", 0), ("b", 1), ("c", 0), ("d", 1), ("e", 0), ("f", 2)] {
+        brick_ct(&source.join(name).join("img.nrrd"), "short", shift);
+        brick_mask(
+            &source.join(name).join("structures/Mandible.nrrd"),
+            &[[[10.0, 30.0], [-48.0, -12.0], [20.0, 55.0]]],
+        );
+    }
+    let said = add(&source, &data, &["--licence", "made up"]);
+    assert_eq!(said.status.code(), Some(1), "{}", text(&said));
+    for (refused, taken) in [("c", "a"), ("d", "b"), ("e", "a")] {
+        let words = format!("refused {refused}: the same image is in the data set already, as {taken}");
+        assert!(text(&said).contains(&words), "{words:?} is not in\n{}", text(&said));
+    }
+    let dataset = Dataset::open(&data).unwrap();
+    let names: Vec<_> = dataset.cases(None).iter().map(|case| case.name().to_owned()).collect();
+    assert_eq!(names, ["a", "b", "f"]);
+    no_part_is_left(&data);
 }
 
 #[test]

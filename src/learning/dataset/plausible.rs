@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::Axis;
+use ndarray::{Axis, s};
 
 use super::{Case, OrganSet};
 use crate::vocabulary::organ::Organ;
+use crate::vocabulary::space::VoxelBox;
 
 /// Why a drawing is set aside, or deserves a look.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -90,6 +91,8 @@ const BONE_HU: i16 = 150;
 /// What was drawn in a case.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Review {
+    /// Where anything is drawn.
+    pub region: VoxelBox,
     /// Volume of every organ with a voxel, cm3.
     pub cm3: BTreeMap<Organ, f64>,
     /// Drawings that are not believed.
@@ -109,10 +112,11 @@ pub fn doubts(case: &Case) -> Vec<(Organ, Doubt)> {
 /// Measures every annotated organ of a case in one pass.
 #[must_use]
 pub fn review(case: &Case) -> Review {
-    let (measured, nervous) = measure(case);
+    let region = case.organ_region();
+    let (measured, nervous) = measure(case, region);
     let in_bone = NERVOUS.into_iter().zip(nervous).find_map(|(organ, hu)| in_bone(organ, hu));
     let voxel_cm3 = case.grid.voxel_volume_mm3() / 1000.0;
-    let mut review = Review { cm3: BTreeMap::new(), doubts: Vec::new(), remarks: Vec::new() };
+    let mut review = Review { region, cm3: BTreeMap::new(), doubts: Vec::new(), remarks: Vec::new() };
     for organ in case.annotated.iter() {
         let found = &measured[organ.index()];
         if found.count == 0 {
@@ -168,17 +172,22 @@ struct Measured {
 }
 
 /// The counts of each organ, and the HU of the voxels of [`NERVOUS`].
-fn measure(case: &Case) -> ([Measured; Organ::COUNT], [Vec<i16>; 2]) {
+fn measure(case: &Case, region: VoxelBox) -> ([Measured; Organ::COUNT], [Vec<i16>; 2]) {
     let mut all = [Measured::default(); Organ::COUNT];
     let mut nervous = [const { Vec::new() }; 2];
     let nervous_bits = NERVOUS.map(|organ| OrganSet::of(organ).bits());
     let (n_slices, n_rows, n_columns) = case.organs.dim();
-    for (z, (organs, hu)) in case.organs.axis_iter(Axis(0)).zip(case.hu.axis_iter(Axis(0))).enumerate() {
+    let VoxelBox { start, end } = region;
+    let inside = s![start[0]..end[0], start[1]..end[1], start[2]..end[2]];
+    let (organs, hu) = (case.organs.slice(inside), case.hu.slice(inside));
+    for (z, (organs, hu)) in (start[0]..).zip(organs.axis_iter(Axis(0)).zip(hu.axis_iter(Axis(0)))) {
         let end = z < 2 || z + 2 >= n_slices;
         let border_z = z == 0 || z + 1 == n_slices;
-        for (y, (organs, hu)) in organs.axis_iter(Axis(0)).zip(hu.axis_iter(Axis(0))).enumerate() {
+        for (y, (organs, hu)) in (start[1]..).zip(organs.axis_iter(Axis(0)).zip(hu.axis_iter(Axis(0)))) {
             let border_y = border_z || y == 0 || y + 1 == n_rows;
-            for (x, (bits, hu)) in organs.iter().zip(&hu).enumerate().filter(|(_, (bits, _))| **bits != 0) {
+            for (x, (bits, hu)) in
+                (start[2]..).zip(organs.iter().zip(&hu)).filter(|(_, (bits, _))| **bits != 0)
+            {
                 let border = border_y || x == 0 || x + 1 == n_columns;
                 for (_, values) in nervous_bits.iter().zip(&mut nervous).filter(|(bit, _)| *bits & **bit != 0)
                 {
@@ -222,7 +231,7 @@ impl Measured {
 
 #[cfg(test)]
 mod tests {
-    use ndarray::{Array3, s};
+    use ndarray::Array3;
 
     use super::*;
     use crate::vocabulary::space::{Grid, PatientPoint};

@@ -3,6 +3,9 @@
 //! Every size is checked as a 64-bit product before anything is allocated, and a decoder that panics is one
 //! refused instance.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use dicom_core::Tag;
 use dicom_dictionary_std::tags;
 use ndarray::Array2;
@@ -29,12 +32,23 @@ pub(super) struct PixelForm {
     pub(super) rows: u16,
     pub(super) columns: u16,
     pub(super) n_frames: usize,
+    values: Values,
+}
+
+/// What the words of pixels mean.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Values {
     bits_stored: u16,
     signed: bool,
     slope: f64,
     intercept: f64,
     /// Words that are padding, both ends inside.
     padding: Option<[i64; 2]>,
+}
+
+thread_local! {
+    /// The last table of each thread: slices of a series mostly need the same.
+    static LAST: RefCell<Option<(Values, Rc<[i16]>)>> = const { RefCell::new(None) };
 }
 
 /// Samples of one frame as they are stored, and how many of the low bits of each are the value.
@@ -68,7 +82,7 @@ pub(super) fn decode_into(
     match instance.pixels().ok_or(PixelError::NoPixelData)? {
         EncodedPixels::Native(bytes) => {
             let bytes = native_frame(bytes, form, frame)?;
-            let table = form.table(form.bits_stored);
+            let table = form.values.table();
             let pairs = bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
             if instance.encoding() == Encoding::ExplicitBig {
                 pairs.zip(hu).for_each(|(pair, hu)| *hu = table[usize::from(u16::from_be_bytes(pair))]);
@@ -80,7 +94,8 @@ pub(super) fn decode_into(
             let stream = frame_stream(offset_table, &fragments, form.n_frames, frame)?;
             let uid = instance.transfer_syntax_uid().as_str();
             let Words { words, bits } = decode_words(uid, &stream, form)?;
-            let table = form.table(bits.unwrap_or(form.bits_stored));
+            let bits_stored = bits.unwrap_or(form.values.bits_stored);
+            let table = Values { bits_stored, ..form.values }.table();
             words.into_iter().zip(hu).for_each(|(word, hu)| *hu = table[usize::from(word)]);
         }
     }
@@ -136,11 +151,13 @@ impl PixelForm {
             rows,
             columns,
             n_frames,
-            bits_stored: stored,
-            signed: representation == 1,
-            slope,
-            intercept,
-            padding: padding_of(attributes),
+            values: Values {
+                bits_stored: stored,
+                signed: representation == 1,
+                slope,
+                intercept,
+                padding: padding_of(attributes),
+            },
         })
     }
 
@@ -148,10 +165,19 @@ impl PixelForm {
     pub(super) fn n_pixels(&self) -> usize {
         usize::from(self.rows) * usize::from(self.columns)
     }
+}
 
-    /// Hounsfield units of each word whose low `bits` are the value.
-    fn table(&self, bits: u16) -> Vec<i16> {
-        let bits = u32::from(bits.clamp(1, 16));
+impl Values {
+    /// Hounsfield units of each word.
+    fn table(self) -> Rc<[i16]> {
+        LAST.with_borrow_mut(|last| match last {
+            Some((values, table)) if *values == self => Rc::clone(table),
+            _ => Rc::clone(&last.insert((self, self.new_table())).1),
+        })
+    }
+
+    fn new_table(&self) -> Rc<[i16]> {
+        let bits = u32::from(self.bits_stored.clamp(1, 16));
         (0..=u16::MAX)
             .map(|word| {
                 if self.is_padding(word) {

@@ -12,6 +12,7 @@ use super::paint::{Drawn, Nothing, paint};
 use super::upright::Upright;
 use super::{FoundCase, ImportError, Importer, NewCase, Part, Parts, Place, folders_below, listed};
 use crate::convert::{self, LabelVolume, Volume, ending, place_anywhere, read_volume};
+use crate::pipeline::volume::AIR_HU;
 use crate::settings::FilePattern;
 use crate::vocabulary::space::{Grid, RegionMask, VoxelBox};
 
@@ -200,7 +201,9 @@ impl FileCase {
             if lowest > HIGHEST_LOWEST_HU {
                 return Err(Fault::NotHounsfield { lowest });
             }
-            Ok((upright.turn(image.voxels), in_place))
+            let mut hu = upright.turn(image.voxels);
+            hu.par_mapv_inplace(|hu| hu.max(AIR_HU));
+            Ok((hu, in_place))
         })
     }
 }

@@ -22,7 +22,6 @@ pub use naming::UnmappedName;
 
 use super::store::Part;
 use super::{Case, DatasetError, OpenKbpPatient, OrganSet, list_open_kbp};
-use crate::pipeline::volume::AIR_HU;
 use crate::settings::{DatasetMap, FilePattern, SettingsError, StructureTemplate};
 use crate::vocabulary::organ::Organ;
 use naming::Naming;
@@ -334,7 +333,7 @@ impl<'a> Importer<'a> {
         format!("{prefix}{digits}")
     }
 
-    /// Puts a case together; `volume` gives the image upright and how the organs are turned upright.
+    /// Puts a case together; `volume` gives the image upright, nothing below air, and how the organs are turned upright.
     fn finish(
         &self,
         parts: Parts,
@@ -357,15 +356,14 @@ impl<'a> Importer<'a> {
             return Err(faults);
         }
         let one = |fault| vec![fault];
-        let (mut hu, upright) = volume().map_err(one)?;
-        hu.mapv_inplace(|hu| hu.max(AIR_HU));
+        let (hu, upright) = volume().map_err(one)?;
         let organs = upright.turn(painted.organs);
         let (hu, organs, grid, resampled) = axial(hu, organs, upright.grid).map_err(one)?;
         if resampled {
             notes.push("the image is oblique: resampled to axial slices of the same spacing".to_owned());
         }
         let mut case = Case { name: parts.id, hu, organs, annotated: OrganSet::EMPTY, grid };
-        case.annotated = case.present();
+        case.annotated = if resampled { case.present() } else { painted.present };
         let mut from = painted.from;
         from.retain(|organ, _| case.annotated.contains(*organ));
         let naming = self.naming();

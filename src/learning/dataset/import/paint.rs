@@ -34,6 +34,8 @@ pub(super) struct Drawn {
 pub(super) struct Painted {
     /// Bits of an [`OrganSet`] per voxel, shape of the image.
     pub(super) organs: Array3<u32>,
+    /// Those with a voxel.
+    pub(super) present: OrganSet,
     /// Which structures each organ was made of.
     pub(super) from: BTreeMap<Organ, Vec<String>>,
     pub(super) faults: Vec<Fault>,
@@ -44,8 +46,12 @@ const LEAST_SIDE: f64 = 0.1;
 
 /// Paints the organs; an organ with a part missing stays out.
 pub(super) fn paint(sorted: &Sorted, drawn: &[Drawn], grid: &Grid, map: &DatasetMap) -> Painted {
-    let mut painted =
-        Painted { organs: Array3::zeros(grid.shape()), from: BTreeMap::new(), faults: Vec::new() };
+    let mut painted = Painted {
+        organs: Array3::zeros(grid.shape()),
+        present: OrganSet::EMPTY,
+        from: BTreeMap::new(),
+        faults: Vec::new(),
+    };
     for (organ, indices) in &sorted.organs {
         let masks: Vec<Option<&RegionMask>> =
             indices.iter().map(|index| painted.mask_or_fault(&drawn[*index], *organ)).collect();
@@ -87,6 +93,9 @@ impl Painted {
 
     fn add(&mut self, organ: Organ, mask: &RegionMask) {
         let bit = OrganSet::of(organ).bits();
+        if mask.voxels.iter().any(|inside| *inside) {
+            self.present = self.present.union(OrganSet::of(organ));
+        }
         let VoxelBox { start, end } = mask.region;
         let mut part = self.organs.slice_mut(s![start[0]..end[0], start[1]..end[1], start[2]..end[2]]);
         part.iter_mut().zip(&mask.voxels).filter(|(_, inside)| **inside).for_each(|(bits, _)| *bits |= bit);

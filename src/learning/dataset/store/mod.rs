@@ -18,6 +18,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -28,15 +29,17 @@ pub use check::{CheckReport, check};
 pub use index::{CaseEntry, Index, OrganEntry, Part, SplitRule};
 
 use super::import::{Fault, NewCase};
-use super::plausible::review;
+use super::plausible::{Review, review};
 use super::{Case, DatasetError, OrganSet};
 use crate::convert::{ConvertError, Volume, nifti_file, read_volume};
-use crate::vocabulary::space::{Grid, RegionMask, VoxelIndex};
+use crate::vocabulary::space::{Grid, VoxelBox, VoxelIndex};
 
 const INDEX: &str = "dataset.json";
 const SALT: &str = "salt";
 const IMAGE: &str = "image.nii";
 const ORGANS: &str = "organs.nii.gz";
+/// What the folder of a case that is being written begins with.
+const PART: &str = ".part-";
 
 /// Largest index, bytes: some ten thousand cases.
 const LARGEST_INDEX: u64 = 1 << 28;
@@ -140,6 +143,40 @@ pub struct Dataset {
     _lock: Option<File>,
 }
 
+/// Writes the files of cases beside those of the set.
+#[derive(Debug)]
+pub struct CaseWriter {
+    cases: PathBuf,
+    n_begun: AtomicU64,
+}
+
+/// A case whose files are written and synced, but which is not in the set yet.
+#[derive(Debug)]
+pub struct Aside {
+    folder: PathBuf,
+    entry: CaseEntry,
+}
+
+impl CaseWriter {
+    /// Writes a case; `as_drawn` believes every drawing.
+    ///
+    /// # Errors
+    /// [`Fault::Store`]; nothing is left behind then.
+    pub fn write(&self, new: &NewCase, as_drawn: bool) -> Result<Aside, Fault> {
+        let number = self.n_begun.fetch_add(1, Ordering::Relaxed);
+        let folder = self.cases.join(format!("{PART}{number}"));
+        fs::create_dir(&folder).map_err(file_error("make", &folder)).map_err(Fault::Store)?;
+        let review = review(&new.case);
+        match write_files(&folder, &new.case, review.region) {
+            Ok(hashes) => Ok(Aside { folder, entry: entry_of(new, &review, as_drawn, hashes) }),
+            Err(error) => {
+                drop(fs::remove_dir_all(&folder));
+                Err(Fault::Store(error))
+            }
+        }
+    }
+}
+
 /// A case that can be read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredCase {
@@ -200,7 +237,7 @@ impl Dataset {
         dataset._lock = Some(lock);
         // What an earlier run had begun when it was cut off.
         for entry in fs::read_dir(&cases).map_err(file_error("read", &cases))?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(".part-") {
+            if entry.file_name().to_string_lossy().starts_with(PART) {
                 fs::remove_dir_all(entry.path()).map_err(file_error("remove", &entry.path()))?;
             }
         }
@@ -263,58 +300,42 @@ impl Dataset {
         self.index.cases.iter().map(|case| &case.patient).collect::<std::collections::BTreeSet<_>>().len()
     }
 
-    /// Keeps a case. `notice` is its licence, `as_drawn` believes every drawing. A patient who is in a part already
-    /// stays in it, whatever the publisher says.
+    /// Writes cases aside, on any number of threads; [`Dataset::keep`] takes them in.
+    #[must_use]
+    pub fn writer(&self) -> CaseWriter {
+        CaseWriter { cases: self.folder.join("cases"), n_begun: AtomicU64::new(0) }
+    }
+
+    /// Keeps a case that was written aside; `notice` is its licence. A patient who is in a part already stays in it,
+    /// whatever the publisher says.
     ///
     /// # Errors
     /// [`Fault::Known`], [`Fault::SameId`], [`Fault::Store`]; nothing is changed then.
-    pub fn add(&mut self, new: &NewCase, notice: Option<&str>, as_drawn: bool) -> Result<&CaseEntry, Fault> {
-        let cases = self.folder.join("cases");
-        let aside = cases.join(format!(".part-{}", new.case.name));
-        fs::create_dir(&aside).map_err(file_error("make", &aside)).map_err(Fault::Store)?;
-        let written = self.write_aside(&aside, new);
-        if written.is_err() {
+    pub fn keep(&mut self, aside: Aside, notice: Option<&str>) -> Result<&CaseEntry, Fault> {
+        let Aside { folder: aside, mut entry } = aside;
+        let known = self.index.cases.iter().find_map(|case| match case {
+            case if case.image_sha256 == entry.image_sha256 => Some(Fault::Known { id: case.id.clone() }),
+            case if case.id == entry.id => Some(Fault::SameId { id: case.id.clone() }),
+            _ => None,
+        });
+        if let Some(fault) = known {
             // What cannot be removed is removed by the next command that changes the set.
             drop(fs::remove_dir_all(&aside));
+            return Err(fault);
         }
-        let hashes = written?;
-        let folder = cases.join(&new.case.name);
+        let folder = self.folder.join("cases").join(&entry.id);
         if folder.exists() {
             // Not in the index: an earlier run was cut off between the two.
             fs::remove_dir_all(&folder).map_err(file_error("remove", &folder)).map_err(Fault::Store)?;
         }
         fs::rename(&aside, &folder).map_err(file_error("rename", &folder)).map_err(Fault::Store)?;
-        let notice = notice.map(|notice| self.notice(notice));
-        let mut entry = entry_of(new, notice, as_drawn, hashes);
+        entry.notice = notice.map(|notice| self.notice(notice));
         let of_patient = self.index.cases.iter().find(|case| case.patient == entry.patient);
         entry.part = of_patient.and_then(|case| case.part).or(entry.part);
         let place = self.index.cases.partition_point(|case| case.id < entry.id);
         self.index.cases.insert(place, entry);
         self.save().map_err(Fault::Store)?;
         Ok(&self.index.cases[place])
-    }
-
-    /// Writes image and organs of a case and gives their hashes.
-    fn write_aside(&self, aside: &Path, new: &NewCase) -> Result<[String; 2], Fault> {
-        let image = write_volume(&aside.join(IMAGE), |path, out| {
-            nifti_file::write_into(out, path, new.case.hu.view(), &new.case.grid).map(drop)
-        })
-        .map_err(Fault::Store)?;
-        if let Some(known) = self.index.cases.iter().find(|case| case.image_sha256 == image) {
-            return Err(Fault::Known { id: known.id.clone() });
-        }
-        if let Some(other) = self.index.cases.iter().find(|case| case.id == new.case.name) {
-            return Err(Fault::SameId { id: other.id.clone() });
-        }
-        let (part, grid) = organ_box(&new.case);
-        let organs = write_volume(&aside.join(ORGANS), |path, out| {
-            let packed = GzEncoder::new(out, Compression::fast());
-            let packed = nifti_file::write_into(packed, path, part.view(), &grid)?;
-            let written = packed.finish().map(drop);
-            written.map_err(|source| ConvertError::Write { path: path.to_owned(), source })
-        })
-        .map_err(Fault::Store)?;
-        Ok([image, organs])
     }
 
     /// Takes a set that was begun and got no case away again.
@@ -403,6 +424,9 @@ impl<W: Write> Write for Hashing<W> {
     }
 }
 
+/// Bytes of a buffer before a file; a slice of 256 x 256 and more goes past it.
+const BUFFER: usize = 1 << 17;
+
 type VolumeWriter = Hashing<BufWriter<File>>;
 
 /// Writes a file through `write`, syncs it and gives its SHA-256.
@@ -411,7 +435,7 @@ fn write_volume(
     write: impl FnOnce(&Path, &mut VolumeWriter) -> Result<(), ConvertError>,
 ) -> Result<String, StoreError> {
     let failed = |source| StoreError::File { operation: "write", path: path.to_owned(), source };
-    let inner = BufWriter::with_capacity(1 << 20, File::create(path).map_err(failed)?);
+    let inner = BufWriter::with_capacity(BUFFER, File::create(path).map_err(failed)?);
     let mut out = Hashing { inner, hash: Sha256::new() };
     write(path, &mut out).map_err(StoreError::Volume)?;
     let file = out.inner.into_inner().map_err(|error| failed(error.into_error()))?;
@@ -423,13 +447,26 @@ fn hexadecimal(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The part of the organs that holds any, and where it lies.
-fn organ_box(case: &Case) -> (Array3<u32>, Grid) {
-    let inside = case.organs.mapv(|bits| bits != 0);
-    let region = RegionMask::from_whole(inside.view()).region;
+/// Writes image and organs of a case and gives their hashes.
+fn write_files(folder: &Path, case: &Case, region: VoxelBox) -> Result<[String; 2], StoreError> {
+    let image = write_volume(&folder.join(IMAGE), |path, out| {
+        nifti_file::write_into(out, path, case.hu.view(), &case.grid).map(drop)
+    })?;
+    let (part, grid) = organ_box(case, region);
+    let organs = write_volume(&folder.join(ORGANS), |path, out| {
+        let packed = GzEncoder::new(out, Compression::fast());
+        let packed = nifti_file::write_into(packed, path, part.view(), &grid)?;
+        let written = packed.finish().map(drop);
+        written.map_err(|source| ConvertError::Write { path: path.to_owned(), source })
+    })?;
+    Ok([image, organs])
+}
+
+/// The part of the organs that holds any, `region`, and where it lies.
+fn organ_box(case: &Case, VoxelBox { start, end }: VoxelBox) -> (Array3<u32>, Grid) {
     // A case without a voxel of any organ keeps its first voxel, so that the file is a volume.
-    let end = std::array::from_fn::<usize, 3, _>(|axis| region.end[axis].max(region.start[axis] + 1));
-    let [z0, y0, x0] = region.start;
+    let end = std::array::from_fn::<usize, 3, _>(|axis| end[axis].max(start[axis] + 1));
+    let [z0, y0, x0] = start;
     let part = case.organs.slice(s![z0..end[0], y0..end[1], x0..end[2]]).to_owned();
     let origin = case.grid.patient_from_voxel(VoxelIndex { z: z0, y: y0, x: x0 }.into());
     let grid = Grid::axial(part.dim().into(), case.grid.spacing_mm(), origin);
@@ -438,12 +475,11 @@ fn organ_box(case: &Case) -> (Array3<u32>, Grid) {
 
 fn entry_of(
     new: &NewCase,
-    notice: Option<usize>,
+    review: &Review,
     as_drawn: bool,
     [image_sha256, organs_sha256]: [String; 2],
 ) -> CaseEntry {
     let case = &new.case;
-    let review = review(case);
     let said = |organ| {
         let of_it = review.doubts.iter().chain(&review.remarks).filter(move |(other, _)| *other == organ);
         of_it.map(|(_, doubt)| doubt.to_string()).collect::<Vec<_>>()
@@ -463,7 +499,7 @@ fn entry_of(
         patient: new.patient.clone(),
         part: new.split,
         layout: new.layout.to_owned(),
-        notice,
+        notice: None,
         shape: case.grid.shape(),
         spacing_mm: case.grid.spacing_mm(),
         origin_mm: [origin.x, origin.y, origin.z],
