@@ -8,11 +8,11 @@ use crate::vocabulary::space::VoxelBox;
 ///
 /// # Panics
 /// If there are more or fewer gradients than places: both have one row per proposal, so that would be our bug.
-pub(super) fn add_cells(of_cells: &[f32], places: &[usize], of_map: &mut Array4<f32>) {
+pub(super) fn add_cells(of_cells: &[f32], places: &[u32], of_map: &mut Array4<f32>) {
     assert_eq!(of_cells.len(), places.len(), "one gradient per cell");
     let values = of_map.as_slice_mut().expect("gradients are made in C order");
     for (place, gradient) in places.iter().zip(of_cells) {
-        values[*place] += gradient;
+        values[*place as usize] += gradient;
     }
 }
 
