@@ -16,7 +16,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates
     && useradd --uid 11112 --no-create-home --home-dir /var/lib/oarlock oarlock && install -d -o oarlock -m 0700 /var/lib/oarlock
 COPY --from=build /build/target/release/oarlock /usr/local/bin/oarlock
 COPY --from=build /share /usr/local/share/oarlock-home
-ENV XDG_DATA_HOME=/usr/local/share/oarlock-home
+ENV XDG_DATA_HOME=/usr/local/share/oarlock-home ORT_DISABLE_TELEMETRY=1
 USER oarlock
 VOLUME /var/lib/oarlock
 EXPOSE 11112

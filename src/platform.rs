@@ -97,27 +97,42 @@ pub(crate) fn acknowledge_at_once(socket: &TcpStream) {
     }
 }
 
+/// What stands in the environment of a process that ONNX Runtime shall gather nothing in for its maker: on Unix its
+/// builds of 2026 keep a number of this machine and events in the user's cache folder and send them, and what its interface
+/// can switch off afterwards comes too late for the first of them.
+pub(crate) const NO_TELEMETRY: (&str, &str) = ("ORT_DISABLE_TELEMETRY", "1");
+
 /// One heap that is kept. Each training graph gives its memory back after a run (decision 15); else the system takes it,
 /// and clears it page by page for the next graph. No cache of small blocks for a thread: one of them, given free behind a
-/// large block, keeps that from joining what follows.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-const KEPT_HEAP: &str = "glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0\
-    :glibc.malloc.trim_threshold=8589934592";
+/// large block, keeps that from joining what follows. For glibc; nothing else reads it.
+pub(crate) const KEPT_HEAP: (&str, &str) = (
+    "GLIBC_TUNABLES",
+    "glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0:\
+     glibc.malloc.trim_threshold=8589934592",
+);
 
-/// Starts this program anew in the same process, with a heap that is kept, where the C library is glibc and nobody has
-/// chosen its settings already; returns where it did not have to, or could not.
-pub(crate) fn keep_heap() -> io::Result<()> {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    if std::env::var_os("GLIBC_TUNABLES").is_none() {
+/// Starts this program anew in the same process with those of the variables, read when a process starts, that nobody has
+/// chosen; returns where none is missing, or it could not. On Windows, where neither is read, it does nothing.
+pub(crate) fn start_with(variables: &[(&str, &str)]) -> io::Result<()> {
+    #[cfg(unix)]
+    if variables.iter().any(|(name, _)| std::env::var_os(name).is_none()) {
         let mut arguments = std::env::args_os();
         let mut anew = std::process::Command::new(std::env::current_exe()?);
         if let Some(name) = arguments.next() {
             std::os::unix::process::CommandExt::arg0(&mut anew, name);
         }
-        anew.args(arguments).env("GLIBC_TUNABLES", KEPT_HEAP);
+        let missing = variables.iter().filter(|(name, _)| std::env::var_os(name).is_none()).copied();
+        anew.args(arguments).envs(missing);
         return Err(std::os::unix::process::CommandExt::exec(&mut anew));
     }
+    #[cfg(not(unix))]
+    let _ = variables;
     Ok(())
+}
+
+/// Whether [`NO_TELEMETRY`], or what a person has chosen instead, is in force.
+pub(crate) fn is_telemetry_decided() -> bool {
+    cfg!(not(unix)) || std::env::var_os(NO_TELEMETRY.0).is_some()
 }
 
 /// What a process is told from outside.

@@ -10,14 +10,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{CommandResult, RuntimeChoice, say, tell};
 use crate::cli::TrainArgs;
 use crate::learning::train::{Event, Start, Validation, prospect, train};
-use crate::platform::{Signal, keep_heap};
+use crate::platform::Signal;
 use crate::settings::TrainRecipe;
 
 /// Runs the command.
 pub(super) fn run(args: TrainArgs, runtime: &RuntimeChoice) -> CommandResult {
-    if let Err(error) = keep_heap() {
-        tracing::warn!(%error, "the heap is not kept between graphs; training is a little slower");
-    }
     let mut recipe = TrainRecipe::read(&args.config)?;
     if !args.from.is_empty() {
         recipe.start_from = args.from;

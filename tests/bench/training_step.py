@@ -238,7 +238,7 @@ def main():
     )
     environments = dict(
         torch=dict(os.environ),
-        oarlock={**os.environ, "OARLOCK_TIMED_STEP": json.dumps(plan), "GLIBC_TUNABLES": heap})
+        oarlock={**os.environ, "ORT_DISABLE_TELEMETRY": "1", "OARLOCK_TIMED_STEP": json.dumps(plan), "GLIBC_TUNABLES": heap})
     passed = ["--preset", given.preset, "--threads", str(given.threads), "--torch"]
     program = given.program or test_program(given.release)
     commands = dict(

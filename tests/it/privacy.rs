@@ -57,6 +57,29 @@ fn marked_ct(folder: &Path, log: &Path) -> PathBuf {
     ct
 }
 
+/// ONNX Runtime of 2026 keeps a number of the machine and events for its maker in the user's cache folder, and sends them,
+/// unless the environment forbids it from the start; the program sees to that itself.
+#[cfg(unix)]
+#[test]
+fn nothing_is_gathered_for_the_maker_of_a_library() {
+    let folder = tempfile::tempdir().unwrap();
+    let (phantom, cache) = (folder.path().join("phantom"), folder.path().join("cache"));
+    fs::create_dir(&cache).unwrap();
+    let program = || Command::new(env!("CARGO_BIN_EXE_oarlock"));
+    let small = ["phantom", "--size", "120", "110", "--slices", "60", "--spacing", "5", "4", "4.2", "-o"];
+    assert!(program().args(small).arg(&phantom).output().unwrap().status.success());
+    let made = program()
+        .args(["segment", "-o"])
+        .args([folder.path().join("rtss.dcm"), phantom.join("ct")])
+        .env_remove("ORT_DISABLE_TELEMETRY")
+        .env("XDG_CACHE_HOME", &cache)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let left: Vec<_> = fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 /// A small CT data set of the same patient.
 fn marked_instance(uid: &str, pixel: u8) -> Vec<u8> {
     let plain = ct("1.2.50", uid);

@@ -11,6 +11,7 @@ use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, SessionInputV
 use ort::value::{DynValue, Tensor, TensorRef};
 
 use crate::engine::graph::Weights;
+use crate::platform::{NO_TELEMETRY, is_telemetry_decided};
 
 /// What ONNX Runtime said; a link of the error chain.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,11 @@ pub struct RuntimeMessage(pub(super) String);
 /// Why a graph could not be loaded or run.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
+    /// The library would gather data for its maker.
+    #[error(
+        "ONNX Runtime would keep and send data of its use: set {}={} before the start", NO_TELEMETRY.0, NO_TELEMETRY.1
+    )]
+    Telemetry,
     /// The library could not be started.
     #[error("cannot start ONNX Runtime from {}; give the path of a libonnxruntime 1.24 or later of this machine", library.display())]
     Start {
@@ -114,7 +120,7 @@ impl Runtime {
     /// Starts ONNX Runtime from a shared library, or returns the one that runs already.
     ///
     /// # Errors
-    /// [`SessionError::Start`] where the library cannot be loaded, [`SessionError::AnotherLibrary`] where this process
+    /// [`SessionError::Telemetry`] where the environment does not forbid it, [`SessionError::Start`] where the library cannot be loaded, [`SessionError::AnotherLibrary`] where this process
     /// already runs one from another path.
     pub fn start(library: &Path) -> Result<Self, SessionError> {
         // One file may have several names.
@@ -122,6 +128,9 @@ impl Runtime {
         let library = canonical.as_deref().unwrap_or(library);
         let _one_at_a_time = STARTING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if STARTED.get().is_none() {
+            if !is_telemetry_decided() {
+                return Err(SessionError::Telemetry);
+            }
             super::cuda_release::preload(library);
             let failed = |source| SessionError::Start { library: library.to_owned(), source };
             let builder =

@@ -88,6 +88,9 @@ fn trilinear(values: &Array3<f32>, place: [f64; 3]) -> f32 {
     sum
 }
 
+/// Two voxels of an axis and their weights.
+type Neighbours = [(usize, f64); 2];
+
 /// As [`trilinear`] at `corner + index steps`, for grids whose axes are parallel: neighbours and weights are found once for
 /// each axis. The same sums in the same order.
 #[expect(clippy::cast_possible_truncation, reason = "weights are 0..=1; probabilities are f32")]
@@ -98,7 +101,7 @@ fn sampled_along_axes(
     shape: [usize; 3],
 ) -> Array3<f32> {
     let sides: [usize; 3] = values.dim().into();
-    let [zs, ys, xs]: [Vec<Option<[(usize, f64); 2]>>; 3] = std::array::from_fn(|axis| {
+    let [zs, ys, xs]: [Vec<Option<Neighbours>>; 3] = std::array::from_fn(|axis| {
         (0..shape[axis]).map(|n| neighbours_on(corner[axis] + number(n) * steps[axis], sides[axis])).collect()
     });
     let mut sampled = Array3::zeros(shape);
@@ -122,12 +125,12 @@ fn sampled_along_axes(
 
 /// For each axis the two neighbours and their weights; a neighbour outside has weight zero. `None` where all are
 /// outside.
-fn neighbours(place: [f64; 3], shape: [usize; 3]) -> Option<[[(usize, f64); 2]; 3]> {
+fn neighbours(place: [f64; 3], shape: [usize; 3]) -> Option<[Neighbours; 3]> {
     let [z, y, x] = std::array::from_fn(|axis| neighbours_on(place[axis], shape[axis]));
     Some([z?, y?, x?])
 }
 
-fn neighbours_on(place: f64, side: usize) -> Option<[(usize, f64); 2]> {
+fn neighbours_on(place: f64, side: usize) -> Option<Neighbours> {
     let n = number(side);
     if !(place > -1.0 && place < n) {
         return None;

@@ -126,7 +126,7 @@ impl Largest {
     fn take(&mut self, other: &Self, at: usize) {
         let there = self.values.iter_mut().zip(&mut self.places);
         for ((largest, of), (value, place)) in there.zip(other.values[at..].iter().zip(&other.places[at..])) {
-            if *value > *largest || (*value == *largest && *place < *of) || *of == u32::MAX {
+            if *value > *largest || (*value >= *largest && *place < *of) || *of == u32::MAX {
                 (*largest, *of) = (*value, *place);
             }
         }
@@ -135,7 +135,7 @@ impl Largest {
     fn first_largest(&self, range: Range<usize>) -> (f32, u32) {
         let (mut largest, mut of) = (self.values[range.start], self.places[range.start]);
         for (value, place) in self.values[range.clone()].iter().zip(&self.places[range]).skip(1) {
-            if *value > largest || (*value == largest && *place < of) {
+            if *value > largest || (*value >= largest && *place < of) {
                 (largest, of) = (*value, *place);
             }
         }
