@@ -6,7 +6,8 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::{Dataset, IMAGE, ORGANS, StoredCase, hexadecimal, present};
+use super::aside::hexadecimal;
+use super::{Dataset, IMAGE, ORGANS, StoredCase, present};
 use crate::vocabulary::causes::with_causes;
 use crate::vocabulary::organ::Organ;
 
