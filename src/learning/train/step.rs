@@ -1,6 +1,5 @@
 //! One training step: forward, boxes, heads, backbone, Adam.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use ndarray::{Array4, Array5, Axis};
@@ -80,6 +79,15 @@ struct Loaded {
     running: Vec<String>,
 }
 
+/// What a graph holds between its runs on a processor.
+#[derive(Debug, Clone, Copy)]
+enum AfterRun {
+    /// A place for its outputs.
+    OutputsStay,
+    /// Nothing: for the graph whose gradients are the largest.
+    NothingStays,
+}
+
 /// Feature maps of a sample, batch axis left out, and the gradients that the heads put into them.
 struct Features {
     image: Array4<f32>,
@@ -112,7 +120,8 @@ impl Trainer {
         let shapes = weights.parameters().iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
         let scale = adam.loss_scale;
         let load = |name: &str, graph| {
-            Loaded::new(runtime, name, graph, &options, scale).map_err(TrainError::Session)
+            Loaded::new(runtime, name, graph, &options, scale, AfterRun::OutputsStay)
+                .map_err(TrainError::Session)
         };
         let machine = machine_of(&options, scale.is_some());
         let trunk = training::trunk_step(&preset, crop, norms, machine);
@@ -267,8 +276,14 @@ impl Trainer {
         if self.refinement.as_ref().is_none_or(|(rows, _)| *rows != n_rows) {
             let graph = training::refinement_step(&self.preset, n_rows);
             let scale = self.adam.loss_scale;
-            let loaded =
-                Loaded::holding_nothing(self.runtime, "refinement step", graph, &self.options, scale)?;
+            let loaded = Loaded::new(
+                self.runtime,
+                "refinement step",
+                graph,
+                &self.options,
+                scale,
+                AfterRun::NothingStays,
+            )?;
             self.refinement = Some((n_rows, loaded));
         }
         let (_, loaded) = self.refinement.as_mut().expect("loaded by the lines above");
@@ -331,32 +346,25 @@ impl Loaded {
         graph: TrainingGraph,
         options: &SessionOptions,
         scale: Option<LossScale>,
+        outputs: AfterRun,
     ) -> Result<Self, SessionError> {
-        let mut session = Session::from_bytes(runtime, name, &bytes_of(&graph, scale), options)?;
-        let mut kept_bytes = graph.peak_bytes;
-        if options.provider == Provider::Cpu || kept_bytes > MOST_KEPT_BYTES {
-            session = session.giving_memory_back(&graph.outputs)?;
-            kept_bytes =
-                graph.outputs.iter().map(|(_, shape)| 4 * shape.iter().product::<usize>() as u64).sum();
-        }
-        Ok(Self::of(session, kept_bytes, graph))
-    }
-
-    /// As [`Self::new`]; on a processor not even its outputs stay, for the graph whose gradients are the largest.
-    fn holding_nothing(
-        runtime: Runtime,
-        name: &str,
-        graph: TrainingGraph,
-        options: &SessionOptions,
-        scale: Option<LossScale>,
-    ) -> Result<Self, SessionError> {
-        let session = Session::without_pool(runtime, name, &bytes_of(&graph, scale), options)?;
-        Ok(Self::of(session, 0, graph))
-    }
-
-    fn of(session: Session, kept_bytes: u64, graph: TrainingGraph) -> Self {
+        let rewritten = scale.map(|_| mixed(&graph.bytes).expect("the builder wrote these bytes just now"));
+        let bytes = rewritten.as_ref().unwrap_or(&graph.bytes);
+        let (session, kept_bytes) = match outputs {
+            AfterRun::NothingStays => (Session::without_pool(runtime, name, bytes, options)?, 0),
+            AfterRun::OutputsStay => {
+                let session = Session::from_bytes(runtime, name, bytes, options)?;
+                if options.provider == Provider::Cpu || graph.peak_bytes > MOST_KEPT_BYTES {
+                    let sizes =
+                        graph.outputs.iter().map(|(_, shape)| 4 * shape.iter().product::<usize>() as u64);
+                    (session.giving_memory_back(&graph.outputs)?, sizes.sum())
+                } else {
+                    (session, graph.peak_bytes)
+                }
+            }
+        };
         let TrainingGraph { weights, trained, running, .. } = graph;
-        Self { session, kept_bytes, weights, trained, running }
+        Ok(Self { session, kept_bytes, weights, trained, running })
     }
 
     /// Runs the graph with its weights as inputs.
@@ -376,14 +384,6 @@ impl Loaded {
             all.push((name, Input::F32(&shapes[name], weights.values(name))));
         }
         self.session.run(&all)
-    }
-}
-
-/// The file of a graph, in mixed precision where there is a scale.
-fn bytes_of(graph: &TrainingGraph, scale: Option<LossScale>) -> Cow<'_, [u8]> {
-    match scale {
-        Some(_) => Cow::Owned(mixed(&graph.bytes).expect("the builder wrote these bytes just now")),
-        None => Cow::Borrowed(&graph.bytes),
     }
 }
 

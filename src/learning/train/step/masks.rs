@@ -2,7 +2,7 @@
 
 use rand::Rng;
 
-use super::{Features, Loaded, Trainer, machine_of, named};
+use super::{AfterRun, Features, Loaded, Trainer, machine_of, named};
 use crate::engine::graph::training;
 use crate::engine::runtime::session::{Input, SessionError};
 use crate::learning::dataset::{OrganSet, Sample};
@@ -109,7 +109,7 @@ impl Trainer {
                 let scale = self.adam.loss_scale;
                 let machine = machine_of(&self.options, scale.is_some());
                 let graph = training::mask_step(&self.preset, region.shape(), machine);
-                Loaded::new(self.runtime, "mask step", graph, &self.options, scale)?
+                Loaded::new(self.runtime, "mask step", graph, &self.options, scale, AfterRun::OutputsStay)?
             }
         };
         let trained = loaded.trained.clone();
