@@ -98,8 +98,8 @@ pub(crate) fn acknowledge_at_once(socket: &TcpStream) {
 }
 
 /// What stands in the environment of a process that ONNX Runtime shall gather nothing in for its maker: on Unix its
-/// builds of 2026 keep a number of this machine and events in the user's cache folder and send them, and what its interface
-/// can switch off afterwards comes too late for the first of them.
+/// builds of 2026 keep a number of this machine and events in the user's cache folder and know an address for them, and what
+/// its interface can switch off afterwards comes too late for the first.
 pub(crate) const NO_TELEMETRY: (&str, &str) = ("ORT_DISABLE_TELEMETRY", "1");
 
 /// One heap that is kept. Each training graph gives its memory back after a run (decision 15); else the system takes it,

@@ -60,7 +60,8 @@ pub fn run(cli: Cli) -> CommandResult {
     let wanted: &[_] =
         if matches!(cli.command, Command::Train(_)) { &[NO_TELEMETRY, KEPT_HEAP] } else { &[NO_TELEMETRY] };
     if let Err(error) = start_with(wanted) {
-        tracing::warn!(%error, "could not start anew with {wanted:?} in the environment; set them before the start");
+        let set: Vec<String> = wanted.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        tracing::warn!(%error, "could not start anew with another environment; set {} before the start", set.join(" "));
     }
     let runtime = RuntimeChoice { library: cli.onnxruntime, offline: cli.offline };
     match cli.command {

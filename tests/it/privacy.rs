@@ -57,8 +57,8 @@ fn marked_ct(folder: &Path, log: &Path) -> PathBuf {
     ct
 }
 
-/// ONNX Runtime of 2026 keeps a number of the machine and events for its maker in the user's cache folder, and sends them,
-/// unless the environment forbids it from the start; the program sees to that itself.
+/// ONNX Runtime of 2026 keeps a number of the machine and events for its maker in the user's cache folder unless the
+/// environment forbids it from the start; the program sees to that itself.
 #[cfg(unix)]
 #[test]
 fn nothing_is_gathered_for_the_maker_of_a_library() {

@@ -109,7 +109,7 @@ impl GraphBuilder {
 
     /// A door in with fixed sides.
     pub(crate) fn input(&mut self, name: &str, element: Element, shape: &[usize]) -> Tensor {
-        let sides = shape.iter().map(|&side| Side::Fixed(side as i64)).collect();
+        let sides = fixed(shape);
         self.input_with_sides(name, element, shape, sides)
     }
 
@@ -127,7 +127,7 @@ impl GraphBuilder {
 
     /// A door out with fixed sides.
     pub(crate) fn output(&mut self, name: &str, tensor: Tensor) {
-        let sides = self.shape(tensor).iter().map(|&side| Side::Fixed(side as i64)).collect();
+        let sides = fixed(self.shape(tensor));
         self.output_with_sides(name, tensor, sides);
     }
 
@@ -294,8 +294,7 @@ impl GraphBuilder {
     /// A door out under the tensor's own name.
     pub(super) fn output_in_place(&mut self, tensor: Tensor) {
         let (name, shape) = self.tensors[tensor.0].clone();
-        let sides = shape.iter().map(|&side| Side::Fixed(side as i64)).collect();
-        self.graph.output.push(value_info(&name, Element::F32, sides));
+        self.graph.output.push(value_info(&name, Element::F32, fixed(&shape)));
         self.outputs.push((name, tensor));
     }
 
@@ -375,6 +374,10 @@ fn f32_bytes(shape: &[usize], values: &[f32]) -> Vec<u8> {
         "values of a constant fill its shape {shape:?}"
     );
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn fixed(shape: &[usize]) -> Vec<Side> {
+    shape.iter().map(|&side| Side::Fixed(side as i64)).collect()
 }
 
 fn value_info(name: &str, element: Element, sides: Vec<Side>) -> ValueInfoProto {

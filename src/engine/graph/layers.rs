@@ -449,13 +449,10 @@ pub(super) fn narrow(value: f64) -> f32 {
 
 /// The sides a door declares: named where `sides` has a name, else the number.
 fn declared(shape: &[usize], sides: &[&str]) -> Vec<Side> {
-    assert!(sides.is_empty() || sides.len() == shape.len(), "a name or nothing for every side");
-    let fixed = |&side: &usize| Side::Fixed(side as i64);
-    if sides.is_empty() {
-        return shape.iter().map(fixed).collect();
-    }
-    let pairs = shape.iter().zip(sides);
-    pairs
-        .map(|(side, name)| if name.is_empty() { fixed(side) } else { Side::Named((*name).to_owned()) })
-        .collect()
+    assert_eq!(sides.len(), shape.len(), "a name or nothing for every side");
+    let side = |(&side, name): (&usize, &&str)| match *name {
+        "" => Side::Fixed(side as i64),
+        name => Side::Named(name.to_owned()),
+    };
+    shape.iter().zip(sides).map(side).collect()
 }

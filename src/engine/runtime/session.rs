@@ -23,7 +23,7 @@ pub struct RuntimeMessage(pub(super) String);
 pub enum SessionError {
     /// The library would gather data for its maker.
     #[error(
-        "ONNX Runtime would keep and send data of its use: set {}={} before the start", NO_TELEMETRY.0, NO_TELEMETRY.1
+        "ONNX Runtime would gather data of its use for its maker: set {}={} before the start", NO_TELEMETRY.0, NO_TELEMETRY.1
     )]
     Telemetry,
     /// The library could not be started.
@@ -120,7 +120,8 @@ impl Runtime {
     /// Starts ONNX Runtime from a shared library, or returns the one that runs already.
     ///
     /// # Errors
-    /// [`SessionError::Telemetry`] where the environment does not forbid it, [`SessionError::Start`] where the library cannot be loaded, [`SessionError::AnotherLibrary`] where this process
+    /// [`SessionError::Telemetry`] where the environment does not forbid that, [`SessionError::Start`] where the library
+    /// cannot be loaded, [`SessionError::AnotherLibrary`] where this process
     /// already runs one from another path.
     pub fn start(library: &Path) -> Result<Self, SessionError> {
         // One file may have several names.

@@ -32,19 +32,13 @@ impl Case {
     /// The smallest box that holds every organ; empty, at the first voxel, where there is none.
     #[must_use]
     pub fn organ_region(&self) -> VoxelBox {
-        let (mut start, mut end) = ([usize::MAX; 3], [0; 3]);
-        for (z, plane) in self.organs.outer_iter().enumerate() {
-            for (y, row) in plane.outer_iter().enumerate().filter(|(_, row)| any(*row) != 0) {
-                let inside = |bits: &u32| *bits != 0;
-                let first = row.iter().position(inside).unwrap_or(0);
-                let last = row.iter().rposition(inside).unwrap_or(0);
-                for (axis, [low, high]) in [[z, z], [y, y], [first, last]].into_iter().enumerate() {
-                    start[axis] = start[axis].min(low);
-                    end[axis] = end[axis].max(high + 1);
-                }
+        VoxelBox::around(self.organs.view(), |row| {
+            if any(row) == 0 {
+                return None;
             }
-        }
-        VoxelBox { start: if end == [0; 3] { end } else { start }, end }
+            let inside = |bits: &u32| *bits != 0;
+            Some([row.iter().position(inside)?, row.iter().rposition(inside)?])
+        })
     }
 }
 

@@ -18,22 +18,13 @@ impl RegionMask {
     /// Cuts a whole-grid mask down to the box of its voxels; an empty mask has an empty region.
     #[must_use]
     pub fn from_whole(whole: ArrayView3<'_, bool>) -> Self {
-        let (mut start, mut end) = ([usize::MAX; 3], [0; 3]);
-        for (z, plane) in whole.outer_iter().enumerate() {
-            for (y, row) in plane.outer_iter().enumerate() {
-                let Some(first) = row.iter().position(|inside| *inside) else { continue };
-                let last = row.iter().rposition(|inside| *inside).unwrap_or(first);
-                for (axis, [low, high]) in [[z, z], [y, y], [first, last]].into_iter().enumerate() {
-                    start[axis] = start[axis].min(low);
-                    end[axis] = end[axis].max(high + 1);
-                }
-            }
-        }
-        if end[0] == 0 {
-            start = [0; 3];
-        }
+        let region = VoxelBox::around(whole, |row| {
+            let first = row.iter().position(|inside| *inside)?;
+            Some([first, row.iter().rposition(|inside| *inside).unwrap_or(first)])
+        });
+        let VoxelBox { start, end } = region;
         let voxels = whole.slice(s![start[0]..end[0], start[1]..end[1], start[2]..end[2]]).to_owned();
-        Self { region: VoxelBox { start, end }, voxels }
+        Self { region, voxels }
     }
 
     /// The mask on a whole grid of this shape.
