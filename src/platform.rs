@@ -45,6 +45,27 @@ pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
 }
 
+/// Options that make a file whose writes go past the page cache, where the system can: place, length and memory of each
+/// must be multiples of the disk's blocks then, and are refused as invalid otherwise.
+pub(crate) fn uncached_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    #[cfg(target_os = "linux")]
+    {
+        let direct = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, direct);
+    }
+    options
+}
+
+/// Has the writes of a file go through the page cache from here on.
+pub(crate) fn through_the_cache(file: &File) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::fs::fcntl_setfl(file, rustix::fs::OFlags::empty())?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = file;
+    Ok(())
+}
+
 /// The permission bits of a file; 0600 where there are none.
 pub(crate) fn mode_of(about: &Metadata) -> u32 {
     #[cfg(unix)]
@@ -110,6 +131,11 @@ pub(crate) const KEPT_HEAP: (&str, &str) = (
     "glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0:\
      glibc.malloc.trim_threshold=8589934592",
 );
+
+/// Large blocks come from the heap, and it is kept: an import has volumes in hand all the time, and the system would take
+/// the memory of each and clear that of the next page by page. For glibc; nothing else reads it.
+pub(crate) const KEPT_VOLUMES: (&str, &str) =
+    ("GLIBC_TUNABLES", "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8589934592");
 
 /// Starts this program anew in the same process with those of the variables, read when a process starts, that nobody has
 /// chosen; returns where none is missing, or it could not. On Windows, where neither is read, it does nothing.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use rayon::ThreadPoolBuilder;
 use serde_json::json;
 
 use super::dataset_page::write_page;
@@ -58,7 +59,8 @@ fn add(args: &DatasetAddArgs) -> CommandResult {
         salt: &salt,
     };
     let moving = spinner(format!("looking through {}", args.folder.display()));
-    let found = find(&args.folder, layout, &importer);
+    let readers = ThreadPoolBuilder::new().num_threads(READERS * rayon::current_num_threads()).build()?;
+    let found = readers.install(|| find(&args.folder, layout, &importer));
     moving.finish_and_clear();
     let found = match found {
         Ok(found) => found,
@@ -76,7 +78,7 @@ fn add(args: &DatasetAddArgs) -> CommandResult {
     let bar = bar(found.cases.len());
     let writer = dataset.as_ref().map(Dataset::writer);
     let prepare = |case: FoundCase| {
-        let new = case.read(&importer)?;
+        let new = readers.install(|| case.read(&importer))?;
         let new = NewCase { split: part.or(new.split), ..new };
         let aside = writer.as_ref().map(|writer| writer.write(&new, args.as_drawn)).transpose();
         let aside = aside.map_err(|fault| vec![fault])?;
@@ -131,8 +133,11 @@ fn add(args: &DatasetAddArgs) -> CommandResult {
     Ok(if refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Cases that are in hand at a time at most; each may take some hundred megabytes.
+/// Cases that are in hand at a time; each may take some hundred megabytes.
 const AT_ONCE: usize = 4;
+
+/// Threads that read, for each processor: most of them wait for a disk.
+const READERS: usize = 3;
 
 /// A case that is read and written aside.
 struct Prepared {
@@ -143,8 +148,7 @@ struct Prepared {
     aside: Option<Aside>,
 }
 
-/// Prepares cases on several threads, one more than there are processors because a disk is waited for, and takes each
-/// with its name in the order in which they were found.
+/// Prepares cases on several threads, and takes each with its name in the order in which they were found.
 fn in_order<T: Send>(
     cases: Vec<FoundCase>,
     prepare: impl Fn(FoundCase) -> Result<T, Vec<Fault>> + Sync,
@@ -154,7 +158,7 @@ fn in_order<T: Send>(
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
     std::thread::scope(|scope| {
         let (send, prepared) = std::sync::mpsc::channel();
-        for _ in 0..AT_ONCE.min(rayon::current_num_threads() + 1) {
+        for _ in 0..AT_ONCE {
             let (send, next, prepare) = (send.clone(), &next, &prepare);
             scope.spawn(move || {
                 while let Some((number, case)) = next() {

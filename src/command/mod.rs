@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use crate::cli::{Cli, Command};
 use crate::engine::runtime::library::{self, LibraryError, Release};
 use crate::engine::runtime::session::Runtime;
-use crate::platform::{KEPT_HEAP, NO_TELEMETRY, start_with};
+use crate::platform::{KEPT_HEAP, KEPT_VOLUMES, NO_TELEMETRY, start_with};
 
 /// What a command ends with: an exit code, or an error that `main` prints with its chain of causes.
 pub type CommandResult = Result<ExitCode, Box<dyn Error + Send + Sync>>;
@@ -57,8 +57,11 @@ fn start_runtime(choice: &RuntimeChoice) -> Result<Runtime, Box<dyn Error + Send
 /// # Errors
 /// Whatever the command could not do, with cause and remedy.
 pub fn run(cli: Cli) -> CommandResult {
-    let wanted: &[_] =
-        if matches!(cli.command, Command::Train(_)) { &[NO_TELEMETRY, KEPT_HEAP] } else { &[NO_TELEMETRY] };
+    let wanted: &[_] = match cli.command {
+        Command::Train(_) => &[NO_TELEMETRY, KEPT_HEAP],
+        Command::Dataset(_) => &[NO_TELEMETRY, KEPT_VOLUMES],
+        _ => &[NO_TELEMETRY],
+    };
     if let Err(error) = start_with(wanted) {
         let set: Vec<String> = wanted.iter().map(|(name, value)| format!("{name}={value}")).collect();
         tracing::warn!(%error, "could not start anew with another environment; set {} before the start", set.join(" "));

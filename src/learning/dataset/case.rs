@@ -26,14 +26,14 @@ impl Case {
     /// The set of organs with at least one voxel.
     #[must_use]
     pub fn present(&self) -> OrganSet {
-        OrganSet::from_bits(self.organs.rows().into_iter().fold(0, |bits, row| bits | any(row)))
+        OrganSet::from_bits(self.organs.rows().into_iter().fold(0, |bits, row| bits | union(row)))
     }
 
     /// The smallest box that holds every organ; empty, at the first voxel, where there is none.
     #[must_use]
     pub fn organ_region(&self) -> VoxelBox {
         VoxelBox::around(self.organs.view(), |row| {
-            if any(row) == 0 {
+            if union(row) == 0 {
                 return None;
             }
             let inside = |bits: &u32| *bits != 0;
@@ -43,7 +43,7 @@ impl Case {
 }
 
 /// The bits of a row together; of a contiguous one many at a time.
-fn any(row: ArrayView1<'_, u32>) -> u32 {
+pub(super) fn union(row: ArrayView1<'_, u32>) -> u32 {
     match row.to_slice() {
         Some(row) => row.iter().fold(0, |bits, voxel| bits | voxel),
         None => row.iter().fold(0, |bits, voxel| bits | voxel),

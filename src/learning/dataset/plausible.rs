@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use ndarray::{Axis, s};
 
+use super::case::union;
 use super::{Case, OrganSet};
 use crate::vocabulary::organ::Organ;
 use crate::vocabulary::space::VoxelBox;
@@ -184,6 +185,9 @@ fn measure(case: &Case, region: VoxelBox) -> ([Measured; Organ::COUNT], [Vec<i16
         let end = z < 2 || z + 2 >= n_slices;
         let border_z = z == 0 || z + 1 == n_slices;
         for (y, (organs, hu)) in (start[1]..).zip(organs.axis_iter(Axis(0)).zip(hu.axis_iter(Axis(0)))) {
+            if union(organs) == 0 {
+                continue;
+            }
             let border_y = border_z || y == 0 || y + 1 == n_rows;
             for (x, (bits, hu)) in
                 (start[2]..).zip(organs.iter().zip(&hu)).filter(|(_, (bits, _))| **bits != 0)

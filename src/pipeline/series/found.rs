@@ -11,7 +11,7 @@ use super::patient_and_study::patient_and_study;
 use super::regular::arrange;
 use super::slice::{Found, Plane, read};
 use super::{CtSeries, CtSlice};
-use crate::vocabulary::dicom::instance::{InstanceLimits, read_instance};
+use crate::vocabulary::dicom::instance::{InstanceLimits, read_attributes};
 use crate::vocabulary::dicom::{FrameOfReferenceUid, SeriesInstanceUid};
 
 /// Most files that are looked at. The longest CT series have a few thousand slices.
@@ -146,7 +146,7 @@ impl CandidateSeries {
         }
         let (planes, grid) = arrange(planes).map_err(refused)?;
         let first = &planes[0];
-        let patient_and_study = read_instance(&first.slice.path, InstanceLimits::default())
+        let patient_and_study = read_attributes(&first.slice.path, InstanceLimits::default())
             .and_then(|instance| patient_and_study(&instance))
             .map_err(|source| SeriesError::Instance {
                 path: first.slice.path.clone(),

@@ -8,7 +8,7 @@ use dicom_dictionary_std::{tags, uids};
 use super::CtSlice;
 use super::error::{AsideReason, Cause};
 use crate::vocabulary::dicom::attribute::{AttributeError, Attributes};
-use crate::vocabulary::dicom::instance::{Instance, InstanceError, InstanceLimits, read_instance};
+use crate::vocabulary::dicom::instance::{Instance, InstanceError, InstanceLimits, read_attributes};
 use crate::vocabulary::dicom::{FrameOfReferenceUid, SeriesInstanceUid, StudyInstanceUid};
 use crate::vocabulary::space::{PatientPoint, PatientVector};
 
@@ -56,7 +56,7 @@ const GROUPS_READ: [u16; 6] = [0x0008, 0x0010, 0x0018, 0x0020, 0x0028, 0x5200];
 
 /// Reads one file as far as its place in a series goes; pixel data stays untouched.
 pub(super) fn read(path: &Path, limits: InstanceLimits) -> Result<Found, InstanceError> {
-    let instance = match read_instance(path, limits) {
+    let instance = match read_attributes(path, limits) {
         Ok(instance) => instance,
         Err(InstanceError::NotDicom) => return Ok(Found::Aside(AsideReason::NotDicom)),
         Err(error) => return Err(error),

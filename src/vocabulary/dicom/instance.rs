@@ -18,7 +18,8 @@ use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 use flate2::read::DeflateDecoder;
 
 use super::structure::{
-    Encoding, Layout, PixelDataPlace, StructureError, check_meta_group, check_structure, short_vr_of,
+    Encoding, Layout, PixelDataPlace, StructureError, check_before_pixels, check_meta_group, check_structure,
+    short_vr_of,
 };
 use super::{InvalidUid, TransferSyntaxUid};
 
@@ -114,7 +115,7 @@ pub enum InstanceError {
 /// An instance of checked structure, still encoded.
 #[derive(Debug, Clone)]
 pub struct Instance {
-    /// File meta information, then the data set; inflated if it was deflated.
+    /// File meta information, then the data set; inflated if it was deflated, up to Pixel Data if those were left.
     bytes: Vec<u8>,
     /// Where the data set begins; the layout counts from there.
     data_set_start: usize,
@@ -144,20 +145,93 @@ pub enum EncodedPixels<'a> {
 /// # Errors
 /// [`InstanceError`]: not DICOM, too large, cut short, nested too deep, a deflate bomb, damaged.
 pub fn read_instance(path: &Path, limits: InstanceLimits) -> Result<Instance, InstanceError> {
+    let (file, _) = open(path, limits)?;
+    read_rest(path, file, Vec::new(), limits)
+}
+
+/// Bytes of a file that are looked at before the whole is: attributes of a CT take some thousand, with what its
+/// maker adds ten thousand and more.
+const START: usize = 1 << 15;
+
+/// As [`read_instance`] for who needs no pixels: of a file that ends with native Pixel Data only what stands before
+/// is read, and [`Instance::pixels`] is `None` then. It refuses what [`read_instance`] refuses.
+///
+/// # Errors
+/// As [`read_instance`].
+pub fn read_attributes(path: &Path, limits: InstanceLimits) -> Result<Instance, InstanceError> {
+    let (mut file, length) = open(path, limits)?;
+    let mut start = Vec::with_capacity(START);
+    let read = file.by_ref().take(START as u64).read_to_end(&mut start);
+    read.map_err(|source| InstanceError::Read { path: path.to_owned(), source })?;
+    match before_pixels(&start, length) {
+        Some((meta, layout)) => Ok(instance(start, meta, layout)),
+        None => read_rest(path, file, start, limits),
+    }
+}
+
+/// Opens a file and gives its length, bytes, within the limit.
+fn open(path: &Path, limits: InstanceLimits) -> Result<(File, usize), InstanceError> {
     let failed = |source| InstanceError::Read { path: path.to_owned(), source };
     let metadata = std::fs::metadata(path).map_err(failed)?;
     if !metadata.is_file() {
         return Err(InstanceError::NotAFile { path: path.to_owned() });
     }
-    let too_large = InstanceError::TooLarge { max_bytes: limits.max_bytes };
-    let Ok(length) = usize::try_from(metadata.len()) else { return Err(too_large) };
-    if length > limits.max_bytes {
-        return Err(too_large);
+    let length = usize::try_from(metadata.len()).ok().filter(|length| *length <= limits.max_bytes);
+    let length = length.ok_or(InstanceError::TooLarge { max_bytes: limits.max_bytes })?;
+    Ok((File::open(path).map_err(failed)?, length))
+}
+
+/// Reads what follows `start`, of which the file may have more than it had when it was opened.
+fn read_rest(
+    path: &Path,
+    file: File,
+    mut start: Vec<u8>,
+    limits: InstanceLimits,
+) -> Result<Instance, InstanceError> {
+    let most = limits.max_bytes.saturating_add(1).saturating_sub(start.len());
+    let read = file.take(u64::try_from(most).unwrap_or(u64::MAX)).read_to_end(&mut start);
+    read.map_err(|source| InstanceError::Read { path: path.to_owned(), source })?;
+    parse_instance(start, limits)
+}
+
+/// What the file meta group says, and the layout of what stands before native Pixel Data with which a file of
+/// `length` bytes ends; `None` where all of the file must be read to know whether it is sound.
+fn before_pixels(start: &[u8], length: usize) -> Option<(Meta, Layout)> {
+    let meta = meta_of(start).ok()??;
+    if meta.transfer_syntax_uid.as_str() == DEFLATED {
+        return None;
     }
-    let mut bytes = Vec::with_capacity(length + 1);
-    let most = u64::try_from(limits.max_bytes).unwrap_or(u64::MAX).saturating_add(1);
-    File::open(path).map_err(failed)?.take(most).read_to_end(&mut bytes).map_err(failed)?;
-    parse_instance(bytes, limits)
+    let encoding = Encoding::of_transfer_syntax(meta.transfer_syntax_uid.as_str());
+    let data_set_length = length.checked_sub(meta.length)?;
+    let layout = check_before_pixels(start.get(meta.length..)?, data_set_length, encoding)?;
+    Some((meta, layout))
+}
+
+/// What stands before a data set.
+struct Meta {
+    /// Bytes, with the preamble.
+    length: usize,
+    transfer_syntax_uid: TransferSyntaxUid,
+    media_storage_sop_class: Option<String>,
+}
+
+/// The file meta group; `None` where there is none.
+fn meta_of(bytes: &[u8]) -> Result<Option<Meta>, InstanceError> {
+    let start = if bytes.get(128..132) == Some(b"DICM") {
+        132
+    } else if bytes.starts_with(&[0x02, 0x00]) {
+        0
+    } else {
+        return Ok(None);
+    };
+    let meta = bytes.get(start..).unwrap_or_default();
+    let (layout, length) = check_meta_group(meta).map_err(structure)?;
+    let text_of = |tag: Tag| meta_text(meta, &layout, tag);
+    let transfer_syntax = text_of(Tag(0x0002, 0x0010)).ok_or(InstanceError::NoTransferSyntax)?;
+    let transfer_syntax_uid = TransferSyntaxUid::parse(&transfer_syntax)
+        .map_err(|source| InstanceError::TransferSyntax { source })?;
+    let media_storage_sop_class = text_of(Tag(0x0002, 0x0002));
+    Ok(Some(Meta { length: start + length, transfer_syntax_uid, media_storage_sop_class }))
 }
 
 /// As [`read_instance`], from the bytes of a file.
@@ -168,23 +242,10 @@ pub fn parse_instance(bytes: Vec<u8>, limits: InstanceLimits) -> Result<Instance
     if bytes.len() > limits.max_bytes {
         return Err(InstanceError::TooLarge { max_bytes: limits.max_bytes });
     }
-    let meta_start = if bytes.get(128..132) == Some(b"DICM") {
-        132
-    } else if bytes.starts_with(&[0x02, 0x00]) {
-        0
-    } else {
-        return parse_bare(bytes);
-    };
-    let meta = bytes.get(meta_start..).unwrap_or_default();
-    let (meta_layout, meta_length) = check_meta_group(meta).map_err(structure)?;
-    let text_of = |tag: Tag| meta_text(meta, &meta_layout, tag);
-    let transfer_syntax = text_of(Tag(0x0002, 0x0010)).ok_or(InstanceError::NoTransferSyntax)?;
-    let media_storage_sop_class = text_of(Tag(0x0002, 0x0002));
-    let transfer_syntax_uid = TransferSyntaxUid::parse(&transfer_syntax)
-        .map_err(|source| InstanceError::TransferSyntax { source })?;
-    let mut instance = parse_encoded(bytes, meta_start + meta_length, transfer_syntax_uid, limits)?;
-    instance.media_storage_sop_class = media_storage_sop_class;
-    Ok(instance)
+    match meta_of(&bytes)? {
+        Some(meta) => parse_encoded(bytes, meta, limits),
+        None => parse_bare(bytes),
+    }
 }
 
 /// As [`parse_instance`], from a data set as it came over an association: no file meta information.
@@ -199,7 +260,8 @@ pub fn parse_data_set(
     if bytes.len() > limits.max_bytes {
         return Err(InstanceError::TooLarge { max_bytes: limits.max_bytes });
     }
-    parse_encoded(bytes, 0, transfer_syntax_uid, limits)
+    let meta = Meta { length: 0, transfer_syntax_uid, media_storage_sop_class: None };
+    parse_encoded(bytes, meta, limits)
 }
 
 /// Inflates the data set of transfer syntax Deflated Explicit VR Little Endian, within limits.
@@ -275,7 +337,7 @@ impl Instance {
         Ok(data_set)
     }
 
-    /// Pixel Data, `None` where the instance has none at its top level.
+    /// Pixel Data, `None` where the instance has none at its top level or they were not read ([`read_attributes`]).
     #[must_use]
     pub fn pixels(&self) -> Option<EncodedPixels<'_>> {
         Some(match self.layout.pixel_data.as_ref()? {
@@ -332,24 +394,27 @@ fn structure(source: StructureError) -> InstanceError {
 
 fn parse_encoded(
     mut bytes: Vec<u8>,
-    mut data_set_start: usize,
-    transfer_syntax_uid: TransferSyntaxUid,
+    mut meta: Meta,
     limits: InstanceLimits,
 ) -> Result<Instance, InstanceError> {
-    if transfer_syntax_uid.as_str() == DEFLATED {
-        bytes = inflate(&bytes[data_set_start..], limits)?;
-        data_set_start = 0;
+    if meta.transfer_syntax_uid.as_str() == DEFLATED {
+        bytes = inflate(&bytes[meta.length..], limits)?;
+        meta.length = 0;
     }
-    let encoding = Encoding::of_transfer_syntax(transfer_syntax_uid.as_str());
-    let layout = check_structure(&bytes[data_set_start..], encoding).map_err(structure)?;
-    Ok(Instance {
+    let encoding = Encoding::of_transfer_syntax(meta.transfer_syntax_uid.as_str());
+    let layout = check_structure(&bytes[meta.length..], encoding).map_err(structure)?;
+    Ok(instance(bytes, meta, layout))
+}
+
+fn instance(bytes: Vec<u8>, meta: Meta, layout: Layout) -> Instance {
+    Instance {
         bytes,
-        data_set_start,
-        encoding,
+        data_set_start: meta.length,
+        encoding: Encoding::of_transfer_syntax(meta.transfer_syntax_uid.as_str()),
         layout,
-        transfer_syntax_uid,
-        media_storage_sop_class: None,
-    })
+        transfer_syntax_uid: meta.transfer_syntax_uid,
+        media_storage_sop_class: meta.media_storage_sop_class,
+    }
 }
 
 /// A data set without file meta information: it must start in group 0008 and be sound to its last byte in the
@@ -366,14 +431,8 @@ fn parse_bare(bytes: Vec<u8>) -> Result<Instance, InstanceError> {
     let Ok(layout) = check_structure(&bytes, encoding) else { return Err(InstanceError::NotDicom) };
     let transfer_syntax_uid =
         TransferSyntaxUid::parse(uid).map_err(|source| InstanceError::TransferSyntax { source })?;
-    Ok(Instance {
-        bytes,
-        data_set_start: 0,
-        encoding,
-        layout,
-        transfer_syntax_uid,
-        media_storage_sop_class: None,
-    })
+    let meta = Meta { length: 0, transfer_syntax_uid, media_storage_sop_class: None };
+    Ok(instance(bytes, meta, layout))
 }
 
 /// The text of an element of the file meta group with VR UI: eight bytes of header, then the value.
@@ -454,6 +513,65 @@ mod tests {
         assert!(instance.data_set().unwrap().get(tags::PATIENT_NAME).is_some());
         let bomb = part10(DEFLATED, &deflate(&vec![0; 50_000_000]));
         assert!(matches!(parse_instance(bomb, limits), Err(InstanceError::InflatesTooFar { .. })));
+    }
+
+    #[test]
+    fn attributes_are_read_without_native_pixels_and_nothing_else_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("instance.dcm");
+        let limits = InstanceLimits::default();
+        let pixels = |vr: &[u8], length: u32, bytes: &[u8]| {
+            let mut data_set = NAME.to_vec();
+            data_set.extend([0xE0, 0x7F, 0x10, 0x00]);
+            data_set.extend(vr);
+            data_set.extend([0, 0]);
+            data_set.extend(length.to_le_bytes());
+            data_set.extend(bytes);
+            data_set
+        };
+        let native = pixels(b"OW", 100_000, &[7; 100_000]);
+        let padded = [native.as_slice(), b"\xfc\xff\xfc\xffOB\0\0\x02\0\0\0\0\0"].concat();
+        let item = [b"\xfe\xff\x00\xe0\x00\x90\x00\x00".as_slice(), &[7; 0x9000]].concat();
+        let end = b"\xfe\xff\xdd\xe0\0\0\0\0".as_slice();
+        let fragments =
+            pixels(b"OB", u32::MAX, &[b"\xfe\xff\x00\xe0\0\0\0\0".as_slice(), &item, end].concat());
+        let sequence = pixels(b"SQ", 0x9008, &item);
+        let late = [
+            NAME,
+            &[b"\x20\x00\x00\x40LT\x00\xf0".as_slice(), &[b'a'; 0xf000]].concat(),
+            &native[NAME.len()..],
+        ];
+        let late = late.concat();
+        let with_length = |length: u32| pixels(b"OW", length, &[7; 100_000]);
+        for (name, data_set, is_sound, has_pixels) in [
+            ("native", native.clone(), true, false),
+            ("native, with padding behind", padded, true, true),
+            ("fragments", fragments.clone(), true, true),
+            ("fragments without an end", fragments[..fragments.len() - 8].to_vec(), false, false),
+            ("a sequence under the tag of pixels", sequence, false, false),
+            ("more than the start before pixels", late, true, true),
+            ("cut short", with_length(100_002), false, false),
+            ("a rest behind", with_length(99_998), false, false),
+            ("all but the last byte", native[..native.len() - 1].to_vec(), false, false),
+        ] {
+            std::fs::write(&path, part10("1.2.840.10008.1.2.1", &data_set)).unwrap();
+            match (read_attributes(&path, limits), read_instance(&path, limits)) {
+                (Ok(start), Ok(whole)) => {
+                    assert!(is_sound, "{name}");
+                    assert_eq!(start.data_set().unwrap(), whole.data_set().unwrap(), "{name}");
+                    assert_eq!(
+                        (start.pixels().is_some(), whole.pixels().is_some()),
+                        (has_pixels, true),
+                        "{name}"
+                    );
+                }
+                (Err(start), Err(whole)) => {
+                    assert!(!is_sound, "{name}: {start}");
+                    assert_eq!(format!("{start:?}"), format!("{whole:?}"), "{name}");
+                }
+                (start, whole) => panic!("{name}: {:?} but {:?}", start.err(), whole.err()),
+            }
+        }
     }
 
     #[test]

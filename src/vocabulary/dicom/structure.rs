@@ -158,6 +158,18 @@ pub fn check_meta_group(bytes: &[u8]) -> Result<(Layout, usize), StructureError>
     Ok((layout, walk.position))
 }
 
+/// As [`check_structure`] for a data set of `length` bytes that ends with native Pixel Data, from its `start` alone:
+/// it is sound then, and the layout is that of what stands before. `None` where all of it must be seen to know.
+#[must_use]
+pub fn check_before_pixels(start: &[u8], length: usize, encoding: Encoding) -> Option<Layout> {
+    let mut walk = Walk::new(start, encoding);
+    let layout = walk.run_on(|tag| tag == PIXEL_DATA).ok()?;
+    let header = walk.header(encoding).ok()?;
+    let n_bytes = usize::try_from(header.length).ok().filter(|_| header.length != UNDEFINED)?;
+    let is_last = header.tag == PIXEL_DATA && walk.position.checked_add(n_bytes) == Some(length);
+    (is_last && header.vr != VR::SQ).then_some(layout)
+}
+
 /// A sequence or an item that is open.
 struct Open {
     is_item: bool,
@@ -508,6 +520,40 @@ mod tests {
         for cut in 1..whole.len() {
             assert!(check_structure(&whole[..cut], Encoding::ExplicitLittle).is_err(), "cut at {cut} passed");
         }
+    }
+
+    /// Whatever byte is changed: a data set that is believed by its start is sound.
+    #[test]
+    fn what_stands_before_pixels_is_believed_only_of_a_sound_data_set() {
+        let mut whole = explicit_sequence(2);
+        whole.extend([0x28, 0x00, 0x10, 0x00, b'U', b'S', 2, 0, 9, 0]);
+        whole.extend([0xE0, 0x7F, 0x10, 0x00, b'O', b'W', 0, 0, 40, 0, 0, 0]);
+        let start = whole.len();
+        whole.extend([0; 40]);
+        let encoding = Encoding::ExplicitLittle;
+        for cut in 0..=whole.len() {
+            let found = check_before_pixels(&whole[..cut], whole.len(), encoding);
+            assert_eq!(found.is_some(), cut >= start, "{cut} bytes of it");
+            assert_eq!(
+                check_before_pixels(&whole, cut, encoding).is_some(),
+                cut == whole.len(),
+                "{cut} bytes"
+            );
+        }
+        let mut n_believed = 0;
+        for place in 0..start {
+            for byte in 0..=u8::MAX {
+                let mut changed = whole.clone();
+                changed[place] = byte;
+                let Some(found) = check_before_pixels(&changed[..start], changed.len(), encoding) else {
+                    continue;
+                };
+                n_believed += 1;
+                let sound = check_structure(&changed, encoding);
+                assert_eq!(sound.map(|layout| layout.top_level), Ok(found.top_level), "{byte} at {place}");
+            }
+        }
+        assert!(n_believed > start);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Cases on their way in: their files are written beside those of the set, by several threads.
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,6 +11,7 @@ use ndarray::{Array3, s};
 use sha2::{Digest, Sha256};
 
 use super::index::{CaseEntry, OrganEntry};
+use super::uncached::UncachedFile;
 use super::{IMAGE, ORGANS, PART, StoreError, file_error};
 use crate::convert::{ConvertError, nifti_file};
 use crate::learning::dataset::Case;
@@ -137,10 +138,7 @@ impl<W: Write> Write for Hashing<W> {
     }
 }
 
-/// Bytes of a buffer before a file; a slice of 256 x 256 and more goes past it.
-const BUFFER: usize = 1 << 17;
-
-type VolumeWriter = Hashing<BufWriter<File>>;
+type VolumeWriter = Hashing<UncachedFile>;
 
 /// Writes a file through `write`, syncs it and gives its SHA-256.
 fn write_volume(
@@ -148,11 +146,9 @@ fn write_volume(
     write: impl FnOnce(&Path, &mut VolumeWriter) -> Result<(), ConvertError>,
 ) -> Result<String, StoreError> {
     let failed = |source| StoreError::File { operation: "write", path: path.to_owned(), source };
-    let inner = BufWriter::with_capacity(BUFFER, File::create(path).map_err(failed)?);
-    let mut out = Hashing { inner, hash: Sha256::new() };
+    let mut out = Hashing { inner: UncachedFile::create(path).map_err(failed)?, hash: Sha256::new() };
     write(path, &mut out).map_err(StoreError::Volume)?;
-    let file = out.inner.into_inner().map_err(|error| failed(error.into_error()))?;
-    file.sync_all().map_err(failed)?;
+    out.inner.finish().map_err(failed)?;
     Ok(hexadecimal(out.hash))
 }
 

@@ -14,6 +14,7 @@ mod aside;
 mod check;
 mod index;
 mod split;
+mod uncached;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};

@@ -7,7 +7,7 @@ use dicom_core::value::Value;
 use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 
-use crate::vocabulary::dicom::instance::{InstanceError, InstanceLimits, read_instance};
+use crate::vocabulary::dicom::instance::{InstanceError, InstanceLimits, read_attributes};
 
 /// A series as rules see it.
 #[derive(Debug, Clone)]
@@ -22,7 +22,7 @@ impl Subject {
     /// # Errors
     /// [`InstanceError`] where it cannot be read.
     pub fn read(path: &Path, calling_ae_title: Option<&str>) -> Result<Self, InstanceError> {
-        let attributes = read_instance(path, InstanceLimits::default())?.data_set()?;
+        let attributes = read_attributes(path, InstanceLimits::default())?.data_set()?;
         Ok(Self::new(attributes, calling_ae_title))
     }
 
