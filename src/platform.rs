@@ -47,14 +47,17 @@ pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
 
 /// Options that make a file whose writes go past the page cache, where the system can: place, length and memory of each
 /// must be multiples of the disk's blocks then, and are refused as invalid otherwise.
+#[cfg(target_os = "linux")]
 pub(crate) fn uncached_file() -> OpenOptions {
     let mut options = OpenOptions::new();
-    #[cfg(target_os = "linux")]
-    {
-        let direct = rustix::fs::OFlags::DIRECT.bits().cast_signed();
-        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, direct);
-    }
+    let direct = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, direct);
     options
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn uncached_file() -> OpenOptions {
+    OpenOptions::new()
 }
 
 /// Has the writes of a file go through the page cache from here on.
