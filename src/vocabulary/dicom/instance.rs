@@ -145,8 +145,8 @@ pub enum EncodedPixels<'a> {
 /// # Errors
 /// [`InstanceError`]: not DICOM, too large, cut short, nested too deep, a deflate bomb, damaged.
 pub fn read_instance(path: &Path, limits: InstanceLimits) -> Result<Instance, InstanceError> {
-    let (file, _) = open(path, limits)?;
-    read_rest(path, file, Vec::new(), limits)
+    let (file, length) = open(path, limits)?;
+    read_rest(path, file, length, Vec::new(), limits)
 }
 
 /// Bytes of a file that are looked at before the whole is: attributes of a CT take some thousand, with what its
@@ -165,7 +165,7 @@ pub fn read_attributes(path: &Path, limits: InstanceLimits) -> Result<Instance, 
     read.map_err(|source| InstanceError::Read { path: path.to_owned(), source })?;
     match before_pixels(&start, length) {
         Some((meta, layout)) => Ok(instance(start, meta, layout)),
-        None => read_rest(path, file, start, limits),
+        None => read_rest(path, file, length, start, limits),
     }
 }
 
@@ -181,13 +181,15 @@ fn open(path: &Path, limits: InstanceLimits) -> Result<(File, usize), InstanceEr
     Ok((File::open(path).map_err(failed)?, length))
 }
 
-/// Reads what follows `start`, of which the file may have more than it had when it was opened.
+/// Reads what follows `start` of a file that had `length` bytes when it was opened, and may have more now.
 fn read_rest(
     path: &Path,
     file: File,
+    length: usize,
     mut start: Vec<u8>,
     limits: InstanceLimits,
 ) -> Result<Instance, InstanceError> {
+    start.reserve_exact((length + 1).saturating_sub(start.len()));
     let most = limits.max_bytes.saturating_add(1).saturating_sub(start.len());
     let read = file.take(u64::try_from(most).unwrap_or(u64::MAX)).read_to_end(&mut start);
     read.map_err(|source| InstanceError::Read { path: path.to_owned(), source })?;
