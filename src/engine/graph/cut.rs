@@ -32,9 +32,7 @@ impl GraphBuilder {
         let (mut again, mut kept) = (BTreeSet::new(), BTreeSet::new());
         for node in nodes.iter().filter(|node| is_first(node)) {
             let outputs = node.output.iter().map(String::as_str);
-            if AGAIN.contains(&node.op_type.as_str())
-                && node.input.iter().all(|name| there.contains(name.as_str()))
-            {
+            if is_cheap(node) && node.input.iter().all(|name| there.contains(name.as_str())) {
                 again.insert(node.name.clone());
                 there.extend(outputs);
             } else {
@@ -60,6 +58,13 @@ impl GraphBuilder {
         let kept = kept.iter().map(|tensor| (self.name(*tensor).to_owned(), self.shape(*tensor).to_vec()));
         Halves { kept: kept.collect(), first, second }
     }
+}
+
+/// Also a convolution that does no more than norm each channel, which has as many groups as it has channels.
+fn is_cheap(node: &NodeProto) -> bool {
+    let has_one_tap = node.attribute.iter().any(|found| found.name == "kernel_shape" && found.ints == [1; 3]);
+    let has_groups = node.attribute.iter().any(|found| found.name == "group" && found.i > Some(1));
+    AGAIN.contains(&node.op_type.as_str()) || (has_one_tap && has_groups)
 }
 
 /// Names of the nodes that the named tensors need.

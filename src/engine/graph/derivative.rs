@@ -22,7 +22,7 @@ impl Layers<'_> {
                 needed.insert(step.output);
             }
         }
-        let parts = self.parts_of_concatenations(&tape);
+        let gates = self.gates(&tape, &needed);
         let mut gradients = BTreeMap::new();
         for &(output, seed) in seeds {
             self.graph.accumulate(&mut gradients, output, seed);
@@ -30,15 +30,12 @@ impl Layers<'_> {
         for step in tape.iter().rev().filter(|step| needed.contains(&step.output)) {
             // Every use of this output lies behind it on the tape, so its gradient is complete.
             let Some(&gradient) = gradients.get(&step.output) else { continue };
-            let part = parts.get(&step.output).filter(|_| matches!(step.rule, Rule::Relu));
-            let read_there = part.map(|&(whole, axis, start)| {
-                let length = self.graph.shape(step.output)[axis];
-                Step { output: self.graph.part(whole, axis, start, length), ..step.clone() }
-            });
-            let step = read_there.as_ref().unwrap_or(step);
             for (index, &input) in step.inputs.iter().enumerate().filter(|(_, input)| needed.contains(input))
             {
-                let part = self.graph.pull_back(step, index, gradient);
+                let part = match gates.get(&step.output) {
+                    Some(&gate) => self.graph.binary("Mul", gradient, gate),
+                    None => self.graph.pull_back(step, index, gradient),
+                };
                 assert_eq!(
                     self.graph.shape(part),
                     self.graph.shape(input),
@@ -52,27 +49,46 @@ impl Layers<'_> {
         wanted.iter().map(|tensor| *gradients.get(tensor).expect("a wanted tensor has influence")).collect()
     }
 
-    /// Tensors that nothing reads but a concatenation: whole, axis, first element. Where the way back reads them there,
-    /// they need not lie beside it.
-    fn parts_of_concatenations(&self, tape: &[Step]) -> BTreeMap<Tensor, (Tensor, usize, usize)> {
-        let mut parts = BTreeMap::new();
+    /// What the gradient of each ReLU is multiplied by, on a processor. Written before all gradients, so that ONNX Runtime,
+    /// which begins with the later of two operands, has the gradient before it.
+    fn gates(&mut self, tape: &[Step], needed: &BTreeSet<Tensor>) -> BTreeMap<Tensor, Tensor> {
         if self.graph.machine == Machine::Gpu {
-            return parts;
+            return BTreeMap::new();
         }
-        let mut uses: BTreeMap<Tensor, usize> = BTreeMap::new();
-        tape.iter().flat_map(|step| &step.inputs).for_each(|input| *uses.entry(*input).or_default() += 1);
-        for step in tape {
-            let Rule::Concat { axis } = step.rule else { continue };
-            let mut start = 0;
-            for input in &step.inputs {
-                if uses[input] == 1 {
-                    parts.insert(*input, (step.output, axis, start));
+        let parts = parts_of_concatenations(&self.graph, tape);
+        let opened =
+            tape.iter().filter(|step| matches!(step.rule, Rule::Relu) && needed.contains(&step.output));
+        let gate = |step: &Step| {
+            let output = match parts.get(&step.output) {
+                Some(&(whole, axis, start)) => {
+                    let length = self.graph.shape(step.output)[axis];
+                    self.graph.part(whole, axis, start, length)
                 }
-                start += self.graph.shape(*input)[axis];
-            }
-        }
-        parts
+                None => step.output,
+            };
+            (step.output, self.graph.open(output))
+        };
+        opened.map(gate).collect()
     }
+}
+
+/// Tensors that nothing reads but a concatenation: whole, axis, first element. Where the way back reads them there, they need
+/// not lie beside it.
+fn parts_of_concatenations(graph: &GraphBuilder, tape: &[Step]) -> BTreeMap<Tensor, (Tensor, usize, usize)> {
+    let mut parts = BTreeMap::new();
+    let mut uses: BTreeMap<Tensor, usize> = BTreeMap::new();
+    tape.iter().flat_map(|step| &step.inputs).for_each(|input| *uses.entry(*input).or_default() += 1);
+    for step in tape {
+        let Rule::Concat { axis } = step.rule else { continue };
+        let mut start = 0;
+        for input in &step.inputs {
+            if uses[input] == 1 {
+                parts.insert(*input, (step.output, axis, start));
+            }
+            start += graph.shape(*input)[axis];
+        }
+    }
+    parts
 }
 
 impl GraphBuilder {
@@ -97,12 +113,12 @@ impl GraphBuilder {
             (Rule::ConvTranspose, 0) => self.conv(dy, inputs[1], None, DOUBLING),
             // The transposed convolution is the way back of a convolution from its output to its input.
             (Rule::ConvTranspose, _) => self.conv_by_weight(dy, inputs[0], DOUBLING),
-            (Rule::Normalize { normalized, inverse_deviation }, 0) => {
-                self.normalize_by_input(inputs[1], *normalized, *inverse_deviation, dy)
+            (Rule::Normalize { centred, inverse_deviation }, 0) => {
+                self.normalize_by_input(inputs[1], *centred, *inverse_deviation, dy)
             }
-            (Rule::Normalize { normalized, .. }, 1) => {
-                let product = self.binary("Mul", dy, *normalized);
-                let sum = self.sum_over(product, &[0, 2, 3, 4]);
+            (Rule::Normalize { centred, inverse_deviation }, 1) => {
+                let along = self.sum_of_products(dy, *centred);
+                let sum = self.binary("Mul", along, *inverse_deviation);
                 self.like(sum, inputs[1])
             }
             (Rule::Normalize { .. }, _) => {
@@ -156,7 +172,10 @@ impl GraphBuilder {
             (Rule::Concat { axis }, _) => {
                 let start = inputs[..index].iter().map(|&input| self.shape(input)[*axis]).sum();
                 let length = self.shape(inputs[index])[*axis];
-                self.slice(dy, *axis, start, length)
+                match self.machine {
+                    Machine::Gpu => self.slice(dy, *axis, start, length),
+                    Machine::Processor => self.part(dy, *axis, start, length),
+                }
             }
             (Rule::Reshape, _) => self.like(dy, inputs[0]),
             (Rule::Linear, 0) => self.matmul(dy, inputs[1]),
@@ -228,37 +247,50 @@ impl GraphBuilder {
         self.reshape(weight, &[to, from, k, k, k])
     }
 
-    /// `(dy - mean(dy) - x^ mean(dy x^)) scale / deviation`, means over each channel's voxels.
+    /// `(dy - mean(dy) - x^ mean(dy x^)) scale / deviation`, means over each channel's voxels, `x^` what is centred by the
+    /// deviation.
     fn normalize_by_input(
         &mut self,
         scale: Tensor,
-        normalized: Tensor,
+        centred: Tensor,
         inverse_deviation: Tensor,
         dy: Tensor,
     ) -> Tensor {
-        let product = self.binary("Mul", dy, normalized);
-        let along = self.mean_over_voxels(product);
-        let mean = self.mean_over_voxels(dy);
-        let centred = self.binary("Sub", dy, mean);
-        let along = self.binary("Mul", normalized, along);
-        let free = self.binary("Sub", centred, along);
+        let count = self.shape(dy)[2..].iter().product::<usize>() as f64;
+        let along = self.sum_of_products(dy, centred);
+        let sum = self.sum_over(dy, &[2, 3, 4]);
         let scale = self.like(scale, inverse_deviation);
         let factor = self.binary("Mul", scale, inverse_deviation);
-        self.binary("Mul", free, factor)
+        let along = self.binary("Mul", along, inverse_deviation);
+        let along = self.binary("Mul", along, inverse_deviation);
+        let [along, away] = [along, sum].map(|sum| {
+            let share = self.scaled(sum, narrow(-1.0 / count));
+            self.binary("Mul", share, factor)
+        });
+        let taken = self.by_channel(centred, along, away);
+        let scaled = self.binary("Mul", dy, factor);
+        self.binary("Add", scaled, taken)
+    }
+
+    fn sum_of_products(&mut self, a: Tensor, b: Tensor) -> Tensor {
+        let product = self.binary("Mul", a, b);
+        self.sum_over(product, &[2, 3, 4])
     }
 
     /// The gradient where the output is positive, zero elsewhere.
     fn relu_by_input(&mut self, output: Tensor, dy: Tensor) -> Tensor {
         let shape = self.shape(dy).to_vec();
-        if self.machine == Machine::Gpu {
-            let zero = self.scalar(0.0);
-            let open = self.binary("Greater", output, zero);
-            return self.node("Where", &[open, dy, zero], vec![], shape);
-        }
-        // Where runs on one thread, this on all: one for whatever is positive and no subnormal number.
+        let zero = self.scalar(0.0);
+        let open = self.binary("Greater", output, zero);
+        self.node("Where", &[open, dy, zero], vec![], shape)
+    }
+
+    /// One where a ReLU's output is positive and no subnormal number, zero elsewhere: a product with it runs on all threads,
+    /// Where on one.
+    fn open(&mut self, output: Tensor) -> Tensor {
+        let shape = self.shape(output).to_vec();
         let steep = vec![("alpha", Attribute::Float(f32::MAX)), ("beta", Attribute::Float(0.0))];
-        let open = self.node("HardSigmoid", &[output], steep, shape);
-        self.binary("Mul", dy, open)
+        self.node("HardSigmoid", &[output], steep, shape)
     }
 
     /// To the largest of each block; shared where several are equal.

@@ -5,7 +5,7 @@
 //! [`Layers::gradients`](super::derivative) can go back. A convolution in front of a norm has no bias: the norm would
 //! take it out again, its gradient is zero, and Adam would walk it by noise.
 
-use super::builder::{Attribute, Element, GraphBuilder, Tensor};
+use super::builder::{Attribute, Element, GraphBuilder, Machine, Tensor};
 use super::onnx::Side;
 use super::operators::Window;
 use super::weights::{Parameter, Role, Start, Weights};
@@ -46,7 +46,7 @@ pub(crate) enum Rule {
     ConvTranspose,
     /// Inputs `x, scale, shift`: each channel to mean 0 and variance 1 over its voxels, then scaled and shifted.
     Normalize {
-        normalized: Tensor,
+        centred: Tensor,
         inverse_deviation: Tensor,
     },
     /// Largest of each 2 x 2 x 2 block.
@@ -378,21 +378,19 @@ impl<'w> Layers<'w> {
         let graph = &mut self.graph;
         let shape = graph.shape(x).to_vec();
         assert_eq!(shape[0], 1, "one case per batch");
-        let per_channel = [1, shape[1], 1, 1, 1];
         let mean = graph.mean_over_voxels(x);
         let centred = graph.binary("Sub", x, mean);
-        let squared = graph.binary("Mul", centred, centred);
-        let variance = graph.mean_over_voxels(squared);
+        let squares = graph.sum_of_squares(centred);
+        let count = shape[2..].iter().product::<usize>() as f64;
+        let variance = graph.scaled(squares, narrow(1.0 / count));
         let epsilon = graph.scalar(narrow(self.epsilon));
         let padded = graph.binary("Add", variance, epsilon);
         let deviation = graph.unary("Sqrt", padded);
         let inverse_deviation = graph.unary("Reciprocal", deviation);
-        let normalized = graph.binary("Mul", centred, inverse_deviation);
-        let scale_5d = graph.reshape(scale, &per_channel);
-        let shift_5d = graph.reshape(shift, &per_channel);
-        let scaled = graph.binary("Mul", normalized, scale_5d);
-        let y = graph.binary("Add", scaled, shift_5d);
-        let y = self.record(Rule::Normalize { normalized, inverse_deviation }, &[x, scale, shift], y);
+        let scale_5d = graph.reshape(scale, &[1, shape[1], 1, 1, 1]);
+        let factor = graph.binary("Mul", scale_5d, inverse_deviation);
+        let y = graph.by_channel(centred, factor, shift);
+        let y = self.record(Rule::Normalize { centred, inverse_deviation }, &[x, scale, shift], y);
         (y, mean, variance)
     }
 }
@@ -403,6 +401,34 @@ impl GraphBuilder {
         let count = self.shape(x)[2..].iter().product::<usize>() as f64;
         let sum = self.sum_over(x, &[2, 3, 4]);
         self.scaled(sum, narrow(1.0 / count))
+    }
+
+    /// Sum of each channel's squares over its voxels, `(1, c, 1, 1, 1)`.
+    fn sum_of_squares(&mut self, x: Tensor) -> Tensor {
+        let rows = if self.machine == Machine::Processor {
+            self.reduce("ReduceSumSquare", x, 4)
+        } else {
+            let squared = self.binary("Mul", x, x);
+            self.sum_over(squared, &[4])
+        };
+        self.sum_over(rows, &[2, 3])
+    }
+
+    /// Each channel times its own factor `(1, c, 1, 1, 1)`, plus its own addend, `(c)` or of the factor's shape.
+    pub(super) fn by_channel(&mut self, x: Tensor, factor: Tensor, addend: Tensor) -> Tensor {
+        let shape = self.shape(x).to_vec();
+        let channels = shape[1];
+        if self.machine == Machine::Gpu {
+            let addend = self.reshape(addend, &[1, channels, 1, 1, 1]);
+            let scaled = self.binary("Mul", x, factor);
+            return self.binary("Add", scaled, addend);
+        }
+        // One pass instead of two, and a ReLU behind it needs none.
+        let (factor, addend) =
+            (self.reshape(factor, &[channels, 1, 1, 1, 1]), self.reshape(addend, &[channels]));
+        let attributes =
+            vec![("kernel_shape", Attribute::Ints(vec![1; 3])), ("group", Attribute::Int(channels as i64))];
+        self.node("Conv", &[x, factor, addend], attributes, shape)
     }
 
     /// Multiplies along one axis by a matrix `(to, from)` given row by row, without moving axes.

@@ -3,7 +3,12 @@
 use super::{Flat, Map, NoFlatForm, int, ints};
 use crate::engine::graph::layers::narrow;
 use crate::engine::graph::onnx::NodeProto;
-use crate::engine::graph::winograd::{BIAS_AT, INPUT, OUTPUT, TAPS_IN, TAPS_OUT, WEIGHT};
+use crate::engine::graph::winograd::{TAPS_IN, TAPS_OUT, Transform};
+
+/// Interpolation at whole numbers: those of a point of one are all ones in the output, which is how a bias is carried.
+const TRANSFORM: Transform = Transform::at(1.0, 2.0);
+/// The product of that point.
+const BIAS_AT: usize = 1;
 
 impl Flat {
     pub(super) fn convolution(&mut self, node: &NodeProto) -> Result<Map, NoFlatForm> {
@@ -109,7 +114,7 @@ impl Flat {
         let mixed = self.with_plane(&mixed, TAPS_IN * from, &plane);
 
         let mut weight = vec![0.0; TAPS_IN * out * from * 9];
-        for (row, taps) in WEIGHT.iter().enumerate() {
+        for (row, taps) in TRANSFORM.weight.iter().enumerate() {
             for pair in 0..out * from {
                 for place in 0..9 {
                     let sum: f64 =
@@ -130,7 +135,7 @@ impl Flat {
             vec![ints("kernel_shape", &[3, 3]), ints("pads", &[1; 4]), int("group", TAPS_IN as i64)];
         let products = self.put("Conv", &inputs, attributes);
         let products = self.put("Reshape", &[&products, &tiles.sides], vec![]);
-        let matrix = self.floats(&[TAPS_OUT, TAPS_IN], OUTPUT.as_flattened());
+        let matrix = self.narrowed(&TRANSFORM.output);
         let sums = self.put("MatMul", &[&matrix, &products], vec![]);
         let mut name = self.with_plane(&sums, out, &plane);
         if !x.multiple.is_multiple_of(TAPS_OUT) {
@@ -139,6 +144,11 @@ impl Flat {
             name = self.put("Slice", &[&name, &zero, &depth, &zero, &one], vec![]);
         }
         Map { name, channels: out, multiple: x.multiple }
+    }
+
+    fn narrowed<const ROWS: usize>(&mut self, matrix: &[[f64; TAPS_IN]; ROWS]) -> String {
+        let values: Vec<f32> = matrix.as_flattened().iter().map(|value| narrow(*value)).collect();
+        self.floats(&[ROWS, TAPS_IN], &values)
     }
 
     /// One empty slice before and `behind` after.
@@ -172,7 +182,7 @@ impl Flat {
         let is_there = self.put("Equal", &[&wanted, &there], vec![]);
         let is_there = self.put("Cast", &[&is_there], vec![int("to", 1)]);
         let is_there = self.put("Unsqueeze", &[&is_there, &one], vec![]);
-        let transform = self.floats(&[TAPS_IN, TAPS_IN], INPUT.as_flattened());
+        let transform = self.narrowed(&TRANSFORM.input);
         let matrix = self.put("Mul", &[&transform, &is_there], vec![]);
         let all = self.integers(&[-1]);
         let slices = self.put("Reshape", &[&there, &all], vec![]);
