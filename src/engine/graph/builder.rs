@@ -73,6 +73,8 @@ pub(crate) struct GraphBuilder {
     outputs: Vec<(String, Tensor)>,
     /// What the graph is written for.
     pub(crate) machine: Machine,
+    /// What a node of an operator, inputs and settings gives: the same is computed once.
+    made: BTreeMap<(String, Vec<String>, String), Tensor>,
     /// Lists of integers that only a run tells, by the constant.
     hidden: BTreeMap<Tensor, Tensor>,
 }
@@ -88,6 +90,7 @@ impl GraphBuilder {
             metadata: Vec::new(),
             outputs: Vec::new(),
             machine: Machine::Gpu,
+            made: BTreeMap::new(),
             hidden: BTreeMap::new(),
         }
     }
@@ -142,6 +145,13 @@ impl GraphBuilder {
             op_type: "Identity".to_owned(),
             attribute: Vec::new(),
         });
+    }
+
+    /// As [`Self::output`], but computed before the others: ONNX Runtime begins with what the last node of the file needs that
+    /// nobody reads. Doors are no such nodes to it, a sum of one operand is.
+    pub(crate) fn output_at_once(&mut self, name: &str, tensor: Tensor) {
+        let same = self.unary("Sum", tensor);
+        self.output(name, same);
     }
 
     /// A weight stored in the graph under its own name, C order.
@@ -211,6 +221,10 @@ impl GraphBuilder {
         attributes: Vec<(&'static str, Attribute)>,
         shape: Vec<usize>,
     ) -> Tensor {
+        let key = (operator.to_owned(), input.clone(), format!("{attributes:?}"));
+        if let Some(&known) = self.made.get(&key) {
+            return known;
+        }
         let name = format!("{operator} {}", self.graph.node.len());
         self.graph.node.push(NodeProto {
             input,
@@ -219,7 +233,9 @@ impl GraphBuilder {
             op_type: operator.to_owned(),
             attribute: attributes.into_iter().map(|(key, value)| attribute(key, value)).collect(),
         });
-        self.tensor(name, shape)
+        let tensor = self.tensor(name, shape);
+        self.made.insert(key, tensor);
+        tensor
     }
 
     /// One part, `wanted`, of `count` along an axis, as long as the list `lengths` says.

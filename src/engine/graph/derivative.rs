@@ -22,7 +22,11 @@ impl Layers<'_> {
                 needed.insert(step.output);
             }
         }
-        let gates = self.gates(&tape, &needed);
+        let parts = parts_of_concatenations(&self.graph, &tape);
+        let gates = self.gates(&tape, &needed, &parts);
+        // Of a concatenation that is needed in part, a convolution gives no more than that part.
+        let not_needed = parts.iter().filter(|(part, _)| !needed.contains(part));
+        let in_part: BTreeSet<Tensor> = not_needed.map(|(_, &(whole, ..))| whole).collect();
         let mut gradients = BTreeMap::new();
         for &(output, seed) in seeds {
             self.graph.accumulate(&mut gradients, output, seed);
@@ -32,6 +36,20 @@ impl Layers<'_> {
             let Some(&gradient) = gradients.get(&step.output) else { continue };
             for (index, &input) in step.inputs.iter().enumerate().filter(|(_, input)| needed.contains(input))
             {
+                if let (Rule::Conv(window), 0) = (&step.rule, index)
+                    && in_part.contains(&input)
+                {
+                    let of_input = |(part, (whole, ..)): &(&Tensor, &(Tensor, usize, usize))| {
+                        *whole == input && needed.contains(part)
+                    };
+                    for (&part, &(_, axis, start)) in parts.iter().filter(of_input) {
+                        let length = self.graph.shape(part)[axis];
+                        let weight = self.graph.part(step.inputs[1], axis, start, length);
+                        let gradient = self.graph.conv_by_input(part, weight, *window, gradient);
+                        self.graph.accumulate(&mut gradients, part, gradient);
+                    }
+                    continue;
+                }
                 let part = match gates.get(&step.output) {
                     Some(&gate) => self.graph.binary("Mul", gradient, gate),
                     None => self.graph.pull_back(step, index, gradient),
@@ -51,11 +69,10 @@ impl Layers<'_> {
 
     /// What the gradient of each ReLU is multiplied by, on a processor. Written before all gradients, so that ONNX Runtime,
     /// which begins with the later of two operands, has the gradient before it.
-    fn gates(&mut self, tape: &[Step], needed: &BTreeSet<Tensor>) -> BTreeMap<Tensor, Tensor> {
+    fn gates(&mut self, tape: &[Step], needed: &BTreeSet<Tensor>, parts: &Parts) -> BTreeMap<Tensor, Tensor> {
         if self.graph.machine == Machine::Gpu {
             return BTreeMap::new();
         }
-        let parts = parts_of_concatenations(&self.graph, tape);
         let opened =
             tape.iter().filter(|step| matches!(step.rule, Rule::Relu) && needed.contains(&step.output));
         let gate = |step: &Step| {
@@ -72,14 +89,22 @@ impl Layers<'_> {
     }
 }
 
-/// Tensors that nothing reads but a concatenation: whole, axis, first element. Where the way back reads them there, they need
-/// not lie beside it.
-fn parts_of_concatenations(graph: &GraphBuilder, tape: &[Step]) -> BTreeMap<Tensor, (Tensor, usize, usize)> {
+/// Tensors that nothing reads but a concatenation of channels, which nothing reads but one step: whole, axis, first element.
+type Parts = BTreeMap<Tensor, (Tensor, usize, usize)>;
+
+/// On a processor. Where the way back reads such a tensor in the whole, it need not lie beside it.
+fn parts_of_concatenations(graph: &GraphBuilder, tape: &[Step]) -> Parts {
     let mut parts = BTreeMap::new();
+    if graph.machine == Machine::Gpu {
+        return parts;
+    }
     let mut uses: BTreeMap<Tensor, usize> = BTreeMap::new();
     tape.iter().flat_map(|step| &step.inputs).for_each(|input| *uses.entry(*input).or_default() += 1);
     for step in tape {
-        let Rule::Concat { axis } = step.rule else { continue };
+        let Rule::Concat { axis: axis @ 1 } = step.rule else { continue };
+        if uses.get(&step.output) != Some(&1) {
+            continue;
+        }
         let mut start = 0;
         for input in &step.inputs {
             if uses[input] == 1 {

@@ -16,14 +16,14 @@ const VIEWS: [&str; 4] = ["Reshape", "Squeeze", "Unsqueeze", "Identity"];
 /// `bytes` are the sizes of all values by name; names in it that no node makes are inputs and weights. The outputs of the
 /// graph are those that `kept` names.
 pub(super) fn peak(nodes: &[NodeProto], bytes: &BTreeMap<&str, u64>, kept: &[&str]) -> u64 {
-    let nodes = order(nodes);
     let mut home: BTreeMap<&str, &str> = BTreeMap::new();
-    for node in nodes.iter().copied().filter(|node| VIEWS.contains(&node.op_type.as_str())) {
+    for node in nodes.iter().filter(|node| is_view(node)) {
         if let (Some(input), Some(output)) = (node.input.first(), node.output.first()) {
             let first = home.get(input.as_str()).copied().unwrap_or(input);
             home.insert(output, first);
         }
     }
+    let nodes = order(nodes);
     let home_of = |name: &'_ str| -> String { home.get(name).copied().unwrap_or(name).to_owned() };
     let mut last = BTreeMap::new();
     for (at, node) in nodes.iter().enumerate() {
@@ -36,7 +36,7 @@ pub(super) fn peak(nodes: &[NodeProto], bytes: &BTreeMap<&str, u64>, kept: &[&st
     }
     let made: BTreeSet<&str> = nodes.iter().flat_map(|node| &node.output).map(String::as_str).collect();
     let mut given = bytes.clone();
-    given.retain(|name, _| !made.contains(name));
+    given.retain(|name, _| !made.contains(name) && !home.contains_key(name));
     let (mut living, mut most): (u64, u64) = (given.values().sum(), given.values().sum());
     let mut ends: BTreeMap<usize, u64> = BTreeMap::new();
     for (at, node) in nodes.iter().enumerate() {
@@ -51,28 +51,36 @@ pub(super) fn peak(nodes: &[NodeProto], bytes: &BTreeMap<&str, u64>, kept: &[&st
     most
 }
 
-/// Depth first from what nobody reads, the last node of the file first, and of what a node reads again the last.
+/// A product reads a matrix turned over where it lies.
+fn is_view(node: &NodeProto) -> bool {
+    let turns = node.op_type == "Transpose" && node.attribute.iter().any(|order| order.ints == [0, 2, 1]);
+    turns || VIEWS.contains(&node.op_type.as_str())
+}
+
+/// Depth first from what nobody reads, the last node of the file first, and of what a node reads again the last. Doors, which
+/// are `Identity`, are taken away before.
 ///
 /// Source: `GraphViewer`'s default order, `Graph::ReverseDFSFrom`, of ONNX Runtime 1.32.
 fn order(nodes: &[NodeProto]) -> Vec<&NodeProto> {
-    let outputs = |(at, node): (usize, &'_ NodeProto)| -> Vec<(String, usize)> {
+    let nodes: Vec<&NodeProto> = nodes.iter().filter(|node| node.op_type != "Identity").collect();
+    let outputs = |(at, node): (usize, &&'_ NodeProto)| -> Vec<(String, usize)> {
         node.output.iter().map(|name| (name.clone(), at)).collect()
     };
     let made: BTreeMap<String, usize> = nodes.iter().enumerate().flat_map(outputs).collect();
     let makers = |node: &NodeProto| -> BTreeSet<usize> {
         node.input.iter().filter_map(|name| made.get(name)).copied().collect()
     };
-    let read: BTreeSet<usize> = nodes.iter().flat_map(makers).collect();
+    let read: BTreeSet<usize> = nodes.iter().copied().flat_map(makers).collect();
     let mut waiting: Vec<(usize, bool)> =
         (0..nodes.len()).filter(|at| !read.contains(at)).map(|at| (at, false)).collect();
     let (mut seen, mut ordered) = (BTreeSet::new(), Vec::with_capacity(nodes.len()));
     while let Some((at, is_ready)) = waiting.pop() {
         if is_ready {
-            ordered.push(&nodes[at]);
+            ordered.push(nodes[at]);
         } else if seen.insert(at) {
             waiting.push((at, true));
             waiting.extend(
-                makers(&nodes[at]).into_iter().filter(|maker| !seen.contains(maker)).map(|at| (at, false)),
+                makers(nodes[at]).into_iter().filter(|maker| !seen.contains(maker)).map(|at| (at, false)),
             );
         }
     }

@@ -199,8 +199,6 @@ struct Doors {
 
 /// Goes back from the seeds and opens the doors for the gradients of weights and of `others`.
 fn go_back(layers: &mut Layers<'_>, seeds: &[(Tensor, Tensor)], others: &[(&str, Tensor)]) -> Doors {
-    // ONNX Runtime begins with what the last door needs. The last layers come last, so that going back a gradient of
-    // weights is taken as soon as it can be, and what it needs is given free.
     let mut wanted: Vec<_> = others.iter().map(|(name, tensor)| ((*name).to_owned(), *tensor)).collect();
     let trained = layers.parameters.iter().filter(|(parameter, _)| parameter.role == Role::Trained);
     let trained: Vec<_> = trained.map(|(parameter, tensor)| (parameter.name.clone(), *tensor)).collect();
@@ -208,7 +206,13 @@ fn go_back(layers: &mut Layers<'_>, seeds: &[(Tensor, Tensor)], others: &[(&str,
     let tensors: Vec<_> = wanted.iter().map(|(_, tensor)| *tensor).collect();
     let gradients = layers.gradients(seeds, &tensors);
     for ((name, _), gradient) in wanted.iter().zip(gradients) {
-        layers.graph.output(&format!("grad.{name}"), gradient);
+        // What the filters of the organs read is the largest map of the mask head; in the trunk each layer gives up its own.
+        let rank = layers.graph.shape(gradient).len();
+        if layers.graph.machine == Machine::Processor && (rank == 2 || (rank == 5 && others.is_empty())) {
+            layers.graph.output_at_once(&format!("grad.{name}"), gradient);
+        } else {
+            layers.graph.output(&format!("grad.{name}"), gradient);
+        }
     }
     Doors { trained: trained.into_iter().map(|(name, _)| name).collect(), running: Vec::new() }
 }
