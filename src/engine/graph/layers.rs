@@ -2,7 +2,7 @@
 //!
 //! The inference form takes its weights from a [`Weights`] and folds batch norm into the convolutions; the training form
 //! takes them as inputs, normalises as [`Norms`] says, and writes down every step so that
-//! [`Layers::gradients`](super::derivative) can go back. A convolution in front of a norm has no bias: the norm would
+//! [`Layers::gradients`](super::way_back) can go back. A convolution in front of a norm has no bias: the norm would
 //! take it out again, its gradient is zero, and Adam would walk it by noise.
 
 use super::builder::{Attribute, Element, GraphBuilder, Machine, Tensor};

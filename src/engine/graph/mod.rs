@@ -24,6 +24,7 @@ pub mod preset;
 mod reference;
 pub mod training;
 pub mod uanet;
+mod way_back;
 mod weights;
 mod winograd;
 
