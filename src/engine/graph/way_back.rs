@@ -21,8 +21,12 @@ impl Layers<'_> {
         let parts = parts_of_concatenations(&self.graph, &tape);
         let gates = self.gates(&tape, &needed, &parts);
         // Of a concatenation that is needed in part, a convolution gives no more than that part.
-        let not_needed = parts.iter().filter(|(part, _)| !needed.contains(part));
-        let in_part: BTreeSet<Tensor> = not_needed.map(|(_, &(whole, ..))| whole).collect();
+        let is_in_part = |step: &&Step| {
+            step.inputs.iter().all(|part| parts.contains_key(part))
+                && step.inputs.iter().any(|part| !needed.contains(part))
+        };
+        let concatenations = tape.iter().filter(|step| matches!(step.rule, Rule::Concat { .. }));
+        let in_part: BTreeSet<Tensor> = concatenations.filter(is_in_part).map(|step| step.output).collect();
         let mut gradients = BTreeMap::new();
         for &(output, seed) in seeds {
             self.graph.accumulate(&mut gradients, output, seed);
